@@ -1,0 +1,143 @@
+"""Gemma, both generations, by configuration (arXiv:2403.08295, arXiv:2408.00118).
+
+The second generation adds to the first: norms behind attention and MLP, soft-caps on
+scores and logits, and a window on every other layer. Each is a feature of its own here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from vlm.cache import KVCache
+from vlm.config import GemmaConfig
+from vlm.layers import (
+    GatedMLP,
+    RMSNorm,
+    attention,
+    attention_weights,
+    rope,
+    rotate,
+    soft_cap,
+)
+from vlm.tap import LOOK_AWAY, Tap, Weights
+
+
+class Gemma(nn.Module):
+    """The decoder: embeddings in, states out; `logits` reads the vocabulary."""
+
+    def __init__(self, config: GemmaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocabulary, config.width)
+        self.blocks = nn.ModuleList(Block(config, window) for window in config.windows)
+        self.norm = RMSNorm(config.width, config.eps)
+        self.head = nn.Linear(config.width, config.vocabulary, bias=False)
+        self.tie_weights()
+
+    def tie_weights(self) -> None:
+        """Make the head read with the embedding's own rows, where it does."""
+        if self.config.tied_head:
+            self.head.weight = self.embedding.weight
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Rows of the embedding times sqrt(D), [B, T, D].
+
+        The factor is rounded to the weights' dtype first, as it was in training.
+        """
+        x = self.embedding(ids)
+        return x * torch.tensor(self.config.width**0.5, dtype=x.dtype)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        positions: Tensor,
+        masks: dict[int | None, Tensor],
+        cache: KVCache | None = None,
+        tap: Tap = LOOK_AWAY,
+    ) -> Tensor:
+        """States after the last norm, [B, T, D].
+
+        Args:
+            x: [B, T, D], already scaled.
+            positions: [B, T].
+            masks: for each window that a layer has, bool [B, 1, T, S].
+            cache: appended to; None computes over x alone.
+        """
+        turn = rope(positions, self.config.head_size, self.config.rope_base)
+        for layer, block in enumerate(self.blocks):
+            keep = partial(cache.extend, layer) if cache is not None else _keep_nothing
+            show = partial(tap.attention, "decoder", layer)
+            x = block(x, turn, masks[block.window], keep, show)
+            tap.residual("decoder", layer, x)
+        if cache is not None:
+            cache.advance(x.shape[1])
+        return self.norm(x)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """float32 [B, T, V] from states."""
+        scores = self.head(x).float()
+        cap = self.config.final_softcap
+        return scores if cap is None else soft_cap(scores, cap)
+
+
+class Block(nn.Module):
+    def __init__(self, config: GemmaConfig, window: int | None) -> None:
+        super().__init__()
+
+        def norm() -> RMSNorm:
+            return RMSNorm(config.width, config.eps)
+
+        self.window = window
+        self.attention_norm = norm()
+        self.attention = Attention(config)
+        self.attention_post_norm = norm() if config.post_norms else nn.Identity()
+        self.mlp_norm = norm()
+        self.mlp = GatedMLP(config.width, config.mlp_width)
+        self.mlp_post_norm = norm() if config.post_norms else nn.Identity()
+
+    def forward(self, x: Tensor, turn, mask: Tensor, keep, show) -> Tensor:
+        seen = self.attention(self.attention_norm(x), turn, mask, keep, show)
+        x = x + self.attention_post_norm(seen)
+        return x + self.mlp_post_norm(self.mlp(self.mlp_norm(x)))
+
+
+class Attention(nn.Module):
+    """Grouped-query attention (arXiv:2305.13245); K = 1 is multi-query."""
+
+    def __init__(self, config: GemmaConfig) -> None:
+        super().__init__()
+        size, bias = config.head_size, config.attention_bias
+        self.head_size = size
+        self.scale = config.query_scale
+        self.softcap = config.attention_softcap
+        self.q = nn.Linear(config.width, config.heads * size, bias=bias)
+        self.k = nn.Linear(config.width, config.kv_heads * size, bias=bias)
+        self.v = nn.Linear(config.width, config.kv_heads * size, bias=bias)
+        self.out = nn.Linear(config.heads * size, config.width, bias=bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        turn: tuple[Tensor, Tensor],
+        mask: Tensor,
+        keep: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        show: Callable[[Weights], None],
+    ) -> Tensor:
+        q, k, v = (
+            part(x).unflatten(-1, (-1, self.head_size)).transpose(1, 2)  # [B, N, T, H]
+            for part in (self.q, self.k, self.v)
+        )
+        q = rotate(q, turn)
+        k, v = keep(rotate(k, turn), v)  # [B, K, S, H]
+        rule = {"mask": mask, "scale": self.scale, "softcap": self.softcap}
+        show(partial(attention_weights, q, k, **rule))
+        return self.out(attention(q, k, v, **rule).transpose(1, 2).flatten(2))
+
+
+def _keep_nothing(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    return k, v

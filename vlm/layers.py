@@ -1,0 +1,159 @@
+"""The parts that both towers and the decoder are made of, and their arithmetic.
+
+Axes, here and in the whole package:
+
+    B batch      T query positions    N heads      G heads per kv head    D width
+    P patches    S key positions      K kv heads   H head size            V vocabulary
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class MLP(nn.Module):
+    """down(activation(up(x))), with biases: SigLIP's."""
+
+    def __init__(self, width: int, hidden: int, activation: str) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+        self.activation = activation_named(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.up(x)))
+
+
+class GatedMLP(nn.Module):
+    """down(gelu(gate(x)) * up(x)): GeGLU (Shazeer, arXiv:2002.05202), Gemma's."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.gate(x), approximate="tanh") * self.up(x))
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * (1 + scale), in float32 (Zhang and Sennrich, arXiv:1910.07467).
+
+    Gemma stores the scale as its distance from one.
+    """
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (wide * (1 + self.scale.float())).to(x.dtype)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Tensor | None,
+    scale: float,
+    softcap: float | None = None,
+) -> Tensor:
+    """softmax(cap(q k^T * scale) + mask) v.
+
+    Args:
+        q: [B, N, T, H].
+        k, v: [B, K, S, H]; N / K neighbouring heads share one of them.
+        mask: bool, broadcast to [B, 1, T, S]; True where a query may look.
+    Returns:
+        [B, N, T, H].
+    """
+    if softcap is None:
+        shared = q.shape[1] != k.shape[1]
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, scale=scale, enable_gqa=shared
+        )
+    # The fused kernels know no soft-cap.
+    weights = attention_weights(q, k, mask=mask, scale=scale, softcap=softcap)
+    grouped = weights.to(v.dtype).unflatten(1, (k.shape[1], -1))  # [B, K, G, T, S]
+    return (grouped @ v[:, :, None]).flatten(1, 2)
+
+
+def attention_weights(
+    q: Tensor,
+    k: Tensor,
+    rows: slice = slice(None),
+    *,
+    mask: Tensor | None,
+    scale: float,
+    softcap: float | None = None,
+) -> Tensor:
+    """The probabilities that `attention` multiplies with the values.
+
+    Returns:
+        float32 [B, N, rows, S].
+    """
+    q = q[:, :, rows].unflatten(1, (k.shape[1], -1))  # [B, K, G, rows, H]
+    scores = (q @ k[:, :, None].transpose(-1, -2)).flatten(1, 2) * scale
+    if softcap is not None:
+        scores = soft_cap(scores, softcap)
+    scores = scores.float()
+    if mask is not None:
+        mask = mask[:, :, rows].to(scores.device)
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return scores.softmax(dim=-1)
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """cap * tanh(x / cap): close to x near zero, never past the cap (Gemma 2)."""
+    return cap * torch.tanh(x / cap)
+
+
+def rope(positions: Tensor, size: int, base: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of rotary embeddings (Su et al., arXiv:2104.09864).
+
+    Args:
+        positions: [B, T].
+    Returns:
+        two float32 [B, 1, T, H].
+    """
+    steps = torch.arange(0, size, 2, device=positions.device).float() / size
+    angles = positions[..., None].float() * base**-steps  # [B, T, H/2]
+    angles = torch.cat((angles, angles), dim=-1)[:, None]
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn x [B, N, T, H] by position. Dimension i is paired with i + H/2."""
+    cos, sin = (part.to(x.dtype) for part in turn)
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def activation_named(name: str) -> nn.Module:
+    """SigLIP uses the tanh form; the others appear in fine-tuned relatives.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    known = {
+        "gelu_pytorch_tanh": nn.GELU(approximate="tanh"),
+        "gelu": nn.GELU(),
+        "quick_gelu": QuickGELU(),
+    }
+    if name not in known:
+        raise ValueError(f"activation {name!r} is unknown; known: {', '.join(known)}")
+    return known[name]
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x): OpenAI CLIP's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)

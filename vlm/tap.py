@@ -1,0 +1,92 @@
+"""Tap: everything that a forward pass will show, to whoever asks.
+
+A tap belongs to one request and is passed down like the KV cache. The model tells it
+what happens; the base class looks away, so a request that asks for nothing pays for
+nothing. Observations go out through a tap; interventions come in as inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+# rows -> float32 [B, N, rows, S]; nothing is computed before it is called.
+Weights = Callable[[slice], Tensor]
+
+
+class Tap:
+    """Looks away. Subclass it and override what you want to see.
+
+    Attributes:
+        towers: whose passes this tap is to be shown. Image features are kept between
+            requests; with "vision" among the towers the image is looked at again.
+    """
+
+    towers: tuple[str, ...] = ("decoder",)
+
+    def layout(self, layout: Layout) -> None:
+        """How the coming sequence is laid out. Told once, before the first pass."""
+
+    def attention(self, tower: str, layer: int, weights: Weights) -> None:
+        """Attention of one layer of `tower` ("vision" or "decoder").
+
+        `weights(rows)` gives the probabilities of those query rows, float32
+        [B, N, rows, S]: the very numbers that are multiplied with the values.
+        """
+
+    def residual(self, tower: str, layer: int, x: Tensor) -> None:
+        """The residual stream [B, T, D] after `layer`."""
+
+
+class Taps(Tap):
+    """Several taps on one pass."""
+
+    def __init__(self, *taps: Tap) -> None:
+        self.taps = taps
+        self.towers = tuple({tower for tap in taps for tower in tap.towers})
+
+    def layout(self, layout: Layout) -> None:
+        for tap in self.taps:
+            tap.layout(layout)
+
+    def attention(self, tower: str, layer: int, weights: Weights) -> None:
+        for tap in self.taps:
+            tap.attention(tower, layer, weights)
+
+    def residual(self, tower: str, layer: int, x: Tensor) -> None:
+        for tap in self.taps:
+            tap.residual(tower, layer, x)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things stand in a sequence: image tokens, prompt (from bos), answer.
+
+    `layers` are the decoder's, `grid` is patches along a side, `prompt` and `forced`
+    are numbers of tokens.
+
+    With 4 image tokens, a prompt of 3 ids and a forced start of 1 id:
+
+        index     0  1  2  3 | 4    5       6  | 7       8 ...
+        token     i  i  i  i | bos  detect  \\n | forced  generated ...
+    """
+
+    layers: int
+    images: int
+    grid: int
+    prompt: int
+    forced: int = 0
+
+    @property
+    def image(self) -> int:
+        """Image tokens of all images together."""
+        return self.images * self.grid**2
+
+    @property
+    def prefix(self) -> int:
+        return self.image + self.prompt
+
+
+LOOK_AWAY = Tap()

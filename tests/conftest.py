@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from engines import Pair, pair
+from oracle import CASES, Case, case
+
+# The models here are so small that threads only wait for each other.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
+    """Every checkpoint of the oracle, written and read once."""
+    return {name: case(name, tmp_path_factory.mktemp(name)) for name in CASES}
+
+
+@pytest.fixture(params=CASES)
+def any_case(request: pytest.FixtureRequest, cases: dict[str, Case]) -> Case:
+    return cases[request.param]
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
+    """Engines with a vocabulary: PaliGemma 1's structure and PaliGemma 2's."""
+    names = ("gemma", "gemma2")
+    return {name: pair(name, tmp_path_factory.mktemp(name)) for name in names}
+
+
+@pytest.fixture(params=["gemma", "gemma2"])
+def both(request: pytest.FixtureRequest, pairs: dict[str, Pair]) -> Pair:
+    return pairs[request.param]

@@ -1,0 +1,35 @@
+"""PaliGemma in plain PyTorch, and a view of what it looks at.
+
+    import vlm
+    from PIL import Image
+
+    engine = vlm.load("assets/tiny")
+    trace = vlm.Trace()
+    for step in engine.stream(Image.open("cat.jpg"), "detect cat", tap=trace):
+        print(step.text, end="", flush=True)
+    heat = vlm.probes.image_attention(trace, step.index, layer=-1)
+"""
+
+from vlm import probes
+from vlm.engine import Answer, Candidate, Engine, Step, load
+from vlm.grounding import Object, objects
+from vlm.samplers import Temperature, TopK, TopP, greedy
+from vlm.tap import Tap
+from vlm.trace import Trace
+
+__all__ = [
+    "Answer",
+    "Candidate",
+    "Engine",
+    "Object",
+    "Step",
+    "Tap",
+    "Temperature",
+    "TopK",
+    "TopP",
+    "Trace",
+    "greedy",
+    "load",
+    "objects",
+    "probes",
+]

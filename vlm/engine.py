@@ -1,0 +1,368 @@
+"""Engine: a loaded checkpoint that looks, answers and shows how it got there.
+
+    engine = load("assets/tiny")
+    for step in engine.stream(image, "detect cat"):
+        print(step.text, end="", flush=True)
+
+The model is shared between requests; whatever belongs to one request (cache, tap,
+sampler) is made here and passed down.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vlm import checkpoint
+from vlm.cache import KVCache
+from vlm.grounding import Object, objects
+from vlm.image import image_key, pixels, to_rgb
+from vlm.paligemma import PaliGemma
+from vlm.samplers import Sampler, greedy
+from vlm.tap import Layout, Tap, Taps, Weights
+from vlm.tokenizer import Tokenizer
+
+CANDIDATES = 5
+KEPT_FEATURES = 256 << 20  # bytes
+
+
+def load(
+    source: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    revision: str | None = None,
+    token: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Engine:
+    """Load a PaliGemma 1 or 2 checkpoint in Hugging Face layout.
+
+    Args:
+        source: a folder, or a Hub name such as "google/paligemma2-3b-mix-224".
+        device: "auto" takes the GPU where there is one, spreads a model that is too
+            large over several, and leaves on the CPU what does not fit.
+        dtype: a torch dtype or its name; "auto" keeps what the files hold, except
+            that a small model computes in float32 on a CPU.
+        revision, token: for the Hub.
+        progress: told in words what is being done.
+    Raises:
+        ValueError: what is wrong with the checkpoint or the arguments, and what to do.
+    """
+    tell = progress or (lambda words: None)
+    tell(f"Looking for {source}")
+    folder = checkpoint.find(
+        source, revision=revision, token=token, progress=progress
+    )
+    config = checkpoint.read_config(folder)
+    tokenizer = Tokenizer.load(
+        folder, config.image_token, size=config.decoder.vocabulary
+    )
+    tell("Reading weights")
+    model = checkpoint.load_model(folder, config, device=device, dtype=dtype)
+    name = Path(source).name if Path(source).is_dir() else str(source)
+    return Engine(model, tokenizer, name=name)
+
+
+class Engine:
+    """A model, its tokenizer, and what is kept between questions."""
+
+    def __init__(
+        self, model: PaliGemma, tokenizer: Tokenizer, *, name: str = "paligemma"
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.config = model.config
+        self.name = name
+        self.features = Features(KEPT_FEATURES)
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        parameter = self.model.decoder.norm.scale
+        hook = getattr(self.model.decoder.norm, "_hf_hook", None)
+        place = getattr(hook, "execution_device", None)
+        return parameter.device if place is None else torch.device(place)
+
+    def describe(self) -> dict[str, Any]:
+        """What is loaded, where, and how large."""
+        parameters = list(self.model.parameters())
+        return {
+            "name": self.name,
+            "device": str(self.device),
+            "dtype": str(parameters[0].dtype).removeprefix("torch."),
+            "parameters": sum(p.numel() for p in parameters),
+            "layers": self.config.decoder.depth,
+            "heads": self.config.decoder.heads,
+            "grid": [self.config.vision.grid] * 2,
+            "image_size": self.config.vision.image_size,
+        }
+
+    @torch.no_grad()
+    def look(self, image: Image.Image, tap: Tap | None = None) -> Tensor:
+        """Image features [1, P, D]: vision tower and projector, once per image.
+
+        They are kept by the image's content, least recently used first to go. A tap
+        that asks for the vision tower is shown a pass of its own.
+        """
+        watched = tap is not None and "vision" in tap.towers
+        key = image_key(image)
+        kept = None if watched else self.features.get(key)
+        if kept is None:
+            config = self.config.vision
+            x = pixels(to_rgb(image), config.image_size, channels=config.channels)
+            x = x.to(self.device, self.model.projector.weight.dtype)
+            kept = self.model.look(x, tap) if watched else self.model.look(x)
+            self.features.put(key, kept)
+        return kept
+
+    def stream(
+        self,
+        image: Image.Image | Sequence[Image.Image],
+        prompt: str,
+        *,
+        answer: str = "",
+        sampler: Sampler = greedy,
+        max_tokens: int = 256,
+        tap: Tap | None = None,
+        stop: Collection[int] | None = None,
+    ) -> Iterator[Step]:
+        """Answer token by token.
+
+        Closing the iterator ends the work and frees the cache.
+
+        Args:
+            image: one, or several where the checkpoint was trained on several.
+            answer: a forced start. Its tokens are not yielded, but they count:
+                the first step's index is their number.
+            stop: ids that end the answer and are not yielded; None for the
+                checkpoint's own, () for never.
+            max_tokens: at most so many steps.
+            tap: shown every pass.
+        Raises:
+            ValueError: no image, an empty prompt, or max_tokens below one.
+        """
+        images = self._images(image)
+        if not prompt.strip():
+            raise ValueError('the prompt is empty: try "caption en" or "detect cat"')
+        if max_tokens < 1:
+            raise ValueError(f"max_tokens is {max_tokens}; it must be at least 1")
+        ends = frozenset(self.config.eos if stop is None else stop)
+        return self._stream(images, prompt, answer, sampler, max_tokens, tap, ends)
+
+    def generate(
+        self, image: Image.Image | Sequence[Image.Image], prompt: str, **how: Any
+    ) -> Answer:
+        """The whole answer at once; arguments as those of `stream`."""
+        start = time.perf_counter()
+        steps, first = [], None
+        for step in self.stream(image, prompt, **how):
+            first = first or time.perf_counter() - start
+            steps.append(step)
+        total = time.perf_counter() - start
+        return Answer(
+            text=self.tokenizer.decode(step.token for step in steps),
+            steps=tuple(steps),
+            objects=tuple(objects(steps, self._images(image)[0].size)),
+            timing=Timing(first_token=first or total, total=total, tokens=len(steps)),
+        )
+
+    @torch.no_grad()
+    def logits(
+        self, image: Image.Image | Sequence[Image.Image], prompt: str, answer: str = ""
+    ) -> Tensor:
+        """float32 [T, V] of one teacher-forced pass; T is `len(ids(prompt, answer))`.
+
+        Row t predicts what follows id t; the last one predicts the next token.
+        """
+        images = self._images(image)
+        ids, layout = self._sequence(len(images), prompt, answer)
+        text = layout.prompt + layout.forced
+        return self._prefill(images, ids, layout, last=text)[0]
+
+    def ids(self, prompt: str, answer: str = "") -> list[int]:
+        """Exactly the ids that the model sees behind the image tokens."""
+        return self.tokenizer.text_ids(prompt) + self.tokenizer.answer_ids(answer)
+
+    @torch.no_grad()
+    def _prefill(self, images, ids, layout, *, last, cache=None, tap=None) -> Tensor:
+        features = torch.cat([self.look(image, tap) for image in images], dim=1)
+        ids = torch.tensor([ids], device=self.device)
+        prefix = torch.arange(ids.shape[1], device=self.device)[None] < layout.prefix
+        how = {"tap": tap} if tap else {}
+        return self.model(
+            ids, features, prefix=prefix, cache=cache, last=last, **how
+        )
+
+    def _stream(
+        self, images, prompt, answer, sampler, max_tokens, tap, ends
+    ) -> Iterator[Step]:
+        ids, layout = self._sequence(len(images), prompt, answer)
+        cache = KVCache(self.config.decoder.depth, len(ids) + max_tokens)
+        share = ImageShare(layout.image)
+        tap = share if tap is None else Taps(share, tap)
+        tap.layout(layout)
+        pick = sampler.start()
+        text = self.tokenizer.stream()
+        logits = self._prefill(images, ids, layout, last=1, cache=cache, tap=tap)[0, -1]
+        for index in range(layout.forced, layout.forced + max_tokens):
+            token = pick(logits)
+            if token in ends:
+                return
+            yield self._step(index, token, text.add(token), logits, share.take())
+            if index + 1 < layout.forced + max_tokens:
+                logits = self._decode(token, cache, tap)
+
+    @torch.no_grad()
+    def _decode(self, token: int, cache: KVCache, tap: Tap) -> Tensor:
+        ids = torch.tensor([[token]], device=self.device)
+        return self.model(ids, cache=cache, tap=tap, last=1)[0, -1]
+
+    @torch.no_grad()
+    def _step(
+        self, index: int, token: int, text: str, logits: Tensor, share: float
+    ) -> Step:
+        chances = logits.softmax(-1)
+        best = chances.topk(min(CANDIDATES, len(chances)))
+        candidates = tuple(
+            Candidate(other, self.tokenizer.piece(other), chance)
+            for chance, other in zip(best.values.tolist(), best.indices.tolist())
+        )
+        loc = self.tokenizer.loc(token)
+        first = self.tokenizer.first_loc
+        bins = logits[first : first + 1024].softmax(-1)
+        return Step(
+            index=index,
+            token=token,
+            text=text,
+            probability=float(chances[token]),
+            candidates=candidates,
+            image_share=share,
+            loc=loc,
+            seg=self.tokenizer.seg(token),
+            bin_probability=None if loc is None else float(bins[loc]),
+        )
+
+    def _sequence(
+        self, images: int, prompt: str, answer: str
+    ) -> tuple[list[int], Layout]:
+        text = self.tokenizer.text_ids(prompt)
+        forced = self.tokenizer.answer_ids(answer)
+        layout = Layout(
+            layers=self.config.decoder.depth,
+            images=images,
+            grid=self.config.vision.grid,
+            prompt=len(text),
+            forced=len(forced),
+        )
+        return [self.config.image_token] * layout.image + text + forced, layout
+
+    def _images(
+        self, image: Image.Image | Sequence[Image.Image]
+    ) -> Sequence[Image.Image]:
+        images = [image] if isinstance(image, Image.Image) else image
+        if not images or not all(isinstance(one, Image.Image) for one in images):
+            raise ValueError(
+                "give a PIL image, such as Image.open('cat.jpg'), or a list of them"
+            )
+        return images
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A token that could have stood here, and the model's probability of it."""
+
+    token: int
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """One token of an answer.
+
+    Attributes:
+        index: position in the answer, a forced start included.
+        text: whole characters only; a token that ends inside one has less or none.
+        probability: the model's own, before temperature, final soft-cap applied.
+        candidates: the most probable tokens, best first.
+        image_share: of the attention that led here, how much lay on the image; mean
+            over layers and heads.
+        loc, seg: bin 0..1023 or mask code 0..127, for a token that is one.
+        bin_probability: of a loc token among the 1024 of them.
+    """
+
+    index: int
+    token: int
+    text: str
+    probability: float
+    candidates: tuple[Candidate, ...]
+    image_share: float
+    loc: int | None = None
+    seg: int | None = None
+    bin_probability: float | None = None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds to the first token and in all, and the number of tokens."""
+
+    first_token: float
+    total: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    text: str
+    steps: tuple[Step, ...]
+    objects: tuple[Object, ...]
+    timing: Timing
+
+
+class ImageShare(Tap):
+    """Of the last row's attention, the part on the first `image` keys."""
+
+    def __init__(self, image: int) -> None:
+        self.image = image
+        self.shares: list[Tensor] = []
+
+    def attention(self, tower: str, layer: int, weights: Weights) -> None:
+        if tower == "decoder":
+            row = weights(slice(-1, None))[0, :, 0]  # [N, S]
+            self.shares.append(row[:, : self.image].sum(-1).mean().cpu())
+
+    def take(self) -> float:
+        """The mean over the layers of the last pass."""
+        share = float(torch.stack(self.shares).mean())
+        self.shares.clear()
+        return share
+
+
+class Features:
+    """Image features by key, the least recently used dropped past `limit` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.kept: OrderedDict[str, Tensor] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def get(self, key: str) -> Tensor | None:
+        with self.lock:
+            if key in self.kept:
+                self.kept.move_to_end(key)
+            return self.kept.get(key)
+
+    def put(self, key: str, features: Tensor) -> None:
+        with self.lock:
+            self.kept[key] = features
+            while sum(kept.nbytes for kept in self.kept.values()) > self.limit:
+                self.kept.popitem(last=False)

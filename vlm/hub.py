@@ -1,0 +1,211 @@
+"""The Hub's side of a checkpoint: its tensor names, its config.json, its downloads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import errors, snapshot_download
+from tqdm import tqdm
+
+from vlm.config import GemmaConfig, PaliGemmaConfig
+
+Progress = Callable[[str], None]  # told in words what is being done
+
+
+def rename(name: str, rows: dict[str, str]) -> str | None:
+    """The name on the other side of the only row that matches, if there is one."""
+    for pattern, template in rows.items():
+        if found := re.fullmatch(pattern, name):
+            return template.format(**found.groupdict())
+    return None
+
+
+def rows(*, post_norms: bool, back: bool = False) -> dict[str, str]:
+    """Patterns to templates, from the Hub's names to ours or back."""
+    table = ROWS | (NORMS_WITH_POST if post_norms else NORMS)
+    if back:
+        table = {ours: theirs for theirs, ours in table.items()}
+
+    def group(found: re.Match) -> str:
+        return f"(?P<{found[1]}>{WORDS[found[1]]})"
+
+    return {re.sub(r"\\{(\w+)\\}", group, re.escape(k)): v for k, v in table.items()}
+
+
+def unify(name: str) -> str:
+    """The same tensor's name in the oldest of the four layouts that files have."""
+    for pattern, text in LAYOUTS:
+        name = re.sub("^" + pattern, text, name)
+    return name
+
+
+LAYOUTS = (
+    (r"model\.(?=language_model|vision_tower|multi_modal)", ""),
+    (r"language_model\.(?!model\.|lm_head)", "language_model.model."),
+    (r"lm_head\.", "language_model.lm_head."),
+    (r"vision_tower\.(?!vision_model\.)", "vision_tower.vision_model."),
+)
+
+LAYER, BLOCK = "language_model.model.layers.{n}.", "decoder.blocks.{n}."
+TOWER = "vision_tower.vision_model."
+SIGHT, SEEING = TOWER + "encoder.layers.{n}.", "vision.encoder.blocks.{n}."
+EMBEDDING, HEAD = "decoder.embedding.weight", "decoder.head.weight"
+WORDS = {"n": r"\d+", "qkv": "[qkv]", "gate": "gate|up|down", "part": "weight|bias"}
+
+# Theirs on the left, ours on the right; a name matches exactly one row.
+ROWS = {
+    "language_model.model.embed_tokens.weight": EMBEDDING,
+    LAYER + "input_layernorm.weight": BLOCK + "attention_norm.scale",
+    LAYER + "self_attn.{qkv}_proj.{part}": BLOCK + "attention.{qkv}.{part}",
+    LAYER + "self_attn.o_proj.{part}": BLOCK + "attention.out.{part}",
+    LAYER + "mlp.{gate}_proj.weight": BLOCK + "mlp.{gate}.weight",
+    "language_model.model.norm.weight": "decoder.norm.scale",
+    "language_model.lm_head.weight": HEAD,
+    "multi_modal_projector.linear.{part}": "projector.{part}",
+    TOWER + "embeddings.patch_embedding.{part}": "vision.patches.{part}",
+    TOWER + "embeddings.position_embedding.weight": "vision.positions.weight",
+    SIGHT + "layer_norm1.{part}": SEEING + "attention_norm.{part}",
+    SIGHT + "self_attn.{qkv}_proj.{part}": SEEING + "attention.{qkv}.{part}",
+    SIGHT + "self_attn.out_proj.{part}": SEEING + "attention.out.{part}",
+    SIGHT + "layer_norm2.{part}": SEEING + "mlp_norm.{part}",
+    SIGHT + "mlp.fc1.{part}": SEEING + "mlp.up.{part}",
+    SIGHT + "mlp.fc2.{part}": SEEING + "mlp.down.{part}",
+    TOWER + "post_layernorm.{part}": "vision.encoder.norm.{part}",
+}
+# `post_attention_layernorm` is a trap: it stands before the MLP, unless there are norms
+# behind the branches, and then it is one of those.
+NORMS = {LAYER + "post_attention_layernorm.weight": BLOCK + "mlp_norm.scale"}
+NORMS_WITH_POST = {
+    LAYER + "post_attention_layernorm.weight": BLOCK + "attention_post_norm.scale",
+    LAYER + "pre_feedforward_layernorm.weight": BLOCK + "mlp_norm.scale",
+    LAYER + "post_feedforward_layernorm.weight": BLOCK + "mlp_post_norm.scale",
+}
+
+
+def config_json(config: PaliGemmaConfig) -> dict[str, Any]:
+    """The inverse of `PaliGemmaConfig.from_hf`, in the spelling of published files.
+
+    Raises:
+        ValueError: neither generation of Gemma has these features together.
+    """
+    decoder, vision, encoder = config.decoder, config.vision, config.vision.encoder
+    eos = config.eos[0] if len(config.eos) == 1 else list(config.eos)
+    ids = {"bos_token_id": config.bos, "eos_token_id": eos, "pad_token_id": config.pad}
+    return {
+        "architectures": ["PaliGemmaForConditionalGeneration"],
+        "model_type": "paligemma",
+        **ids,
+        "image_token_index": config.image_token,
+        "hidden_size": decoder.width,
+        "projection_dim": decoder.width,
+        "vocab_size": decoder.vocabulary,
+        "tie_word_embeddings": decoder.tied_head,
+        "text_config": {
+            **_text_json(decoder),
+            **ids,
+            "num_image_tokens": vision.patches,
+        },
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "image_size": vision.image_size,
+            "patch_size": vision.patch_size,
+            "num_channels": vision.channels,
+            "hidden_size": encoder.width,
+            "num_hidden_layers": encoder.depth,
+            "num_attention_heads": encoder.heads,
+            "intermediate_size": encoder.mlp_width,
+            "layer_norm_eps": encoder.eps,
+            "hidden_act": encoder.activation,
+            "projection_dim": decoder.width,
+            "vision_use_head": False,
+        },
+    }
+
+
+def _text_json(config: GemmaConfig) -> dict[str, Any]:
+    text = {
+        "model_type": "gemma2" if config.post_norms else "gemma",
+        "vocab_size": config.vocabulary,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_size,
+        "intermediate_size": config.mlp_width,
+        "hidden_act": "gelu_pytorch_tanh",
+        "rms_norm_eps": config.eps,
+        "rope_theta": config.rope_base,
+        "attention_bias": config.attention_bias,
+        "tie_word_embeddings": config.tied_head,
+    }
+    if config.post_norms:
+        kinds = ("full_attention", "sliding_attention")
+        text |= {
+            "hidden_activation": "gelu_pytorch_tanh",
+            "query_pre_attn_scalar": round(config.query_scale**-2),
+            "attn_logit_softcapping": config.attention_softcap,
+            "final_logit_softcapping": config.final_softcap,
+            "sliding_window": next(filter(None, config.windows), 4096),
+            "layer_types": [kinds[window is not None] for window in config.windows],
+        }
+    if GemmaConfig.from_hf(text, tied_head=config.tied_head) != config:
+        raise ValueError(f"no Gemma on the Hub has these features together: {config}")
+    return text
+
+
+def download(
+    name: str, revision: str | None, token: str | None, progress: Progress | None
+) -> Path:
+    """The local copy of a checkpoint on the Hub, fetched where it is not there yet.
+
+    Raises:
+        ValueError: it cannot be had; the text says what to do.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise ValueError(
+            f"{name!r} is neither a folder here nor a Hub name such as "
+            "google/paligemma2-3b-mix-224"
+        )
+
+    class Bar(tqdm):
+        """Tells instead of drawing."""
+
+        def display(self, *args: Any, **kwargs: Any) -> None:
+            if self.unit == "B" and self.total:
+                done, total = self.n / 1e9, self.total / 1e9
+                progress(f"Downloading {name}: {done:.2f} of {total:.2f} GB")
+
+    page = f"https://huggingface.co/{name}"
+    try:
+        folder = snapshot_download(
+            name,
+            revision=revision,
+            token=token,
+            allow_patterns=["*.json", "*.safetensors", "tokenizer.model"],
+            tqdm_class=Bar if progress else None,
+        )
+    except errors.GatedRepoError as error:
+        raise ValueError(
+            f"{name} is gated: accept its licence at {page}, then set HF_TOKEN to a "
+            "token of that account (https://huggingface.co/settings/tokens) or pass "
+            "token=..."
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise ValueError(
+            f"there is no folder {name!r} here and no {name} on the Hub; check the "
+            "spelling, and if it is private set HF_TOKEN or pass token=..."
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise ValueError(
+            f"{name} has no revision {revision!r}; {page}/tree/main lists what it has"
+        ) from error
+    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
+        raise ValueError(
+            f"there is no folder {name!r} here and the Hub does not answer for {name}; "
+            "check the connection, or pass a folder that holds the checkpoint "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    return Path(folder)

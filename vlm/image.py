@@ -1,0 +1,137 @@
+"""Pixels to tensor, and patches back to pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+# Modes of 16 bits per pixel, in any byte order.
+SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+def pixels(image: Image.Image, size: int, *, channels: int = 3) -> Tensor:
+    """The image as the vision tower takes it: float32 [1, channels, size, size], -1..1.
+
+    Squeezed to a square, whatever its aspect, by Pillow's bicubic filter: other
+    libraries' bicubic differs from it by grey levels. The rest is transformers'
+    SiglipImageProcessor, and equals it for RGB images.
+
+    Raises:
+        ValueError: not an image, or neither 1 nor 3 channels.
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"an image has 1 or 3 channels, not {channels}")
+    square = to_rgb(image).resize((size, size), Image.Resampling.BICUBIC)
+    if channels == 1:
+        square = square.convert("L")
+    values = torch.from_numpy(np.array(square)).view(size, size, channels)
+    values = values.permute(2, 0, 1)[None].to(torch.float32)
+    return (values * (1 / 255) - 0.5) / 0.5
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image as a person would see it: upright, opaque, 8 bits per channel.
+
+    The first frame of an animation; turned by its EXIF orientation; transparency over
+    white; 16-bit and float pixels scaled to 0..255 instead of clipped. The image
+    itself is left as it is (and is returned if there is nothing to do).
+
+    Raises:
+        ValueError: not a Pillow image, empty, or unreadable.
+    """
+    if not isinstance(image, Image.Image):
+        raise ValueError(  # noqa: TRY004 - as all that a caller did wrong
+            f"expected a PIL image, got {type(image).__name__}; PIL.Image.open(path) "
+            "reads a file, PIL.Image.fromarray(array) takes an array"
+        )
+    if 0 in image.size:
+        raise ValueError(f"the image is empty: {image.width} x {image.height} pixels")
+    try:
+        image = _upright(_first_frame(image))
+        if image.mode in (*SIXTEEN_BITS, "I", "F"):
+            image = Image.fromarray(_eight_bits(np.asarray(image)))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(
+            f"the image cannot be read ({error}); save it again as PNG or JPEG"
+        ) from error
+
+
+def patch_box(
+    row: int, column: int, *, grid: int, size: tuple[int, int], seen: float = 1.0
+) -> tuple[float, float, float, float]:
+    """Where a patch lies: x1, y1, x2, y2 in pixels of an image of `size` (W, H).
+
+    The model sees the image squeezed to a square, so a patch is a rectangle of the
+    original's aspect. `seen` is the part of a side that patches cover: if the patch
+    does not divide the model's image size, the last pixels are not looked at
+    (`seen = grid * patch_size / image_size`).
+
+    Raises:
+        ValueError: no such patch.
+    """
+    if not (0 <= row < grid and 0 <= column < grid):
+        raise ValueError(f"patch ({row}, {column}) is not on a grid of {grid} x {grid}")
+    width, height = (side * seen / grid for side in size)
+    return column * width, row * height, (column + 1) * width, (row + 1) * height
+
+
+def image_key(image: Image.Image) -> str:
+    """A name for what the model sees of an image: same pixels, same key (32 digits).
+
+    Taken after `to_rgb`, so palette, orientation, transparency and frame count, and
+    the file's name and format do not.
+
+    Raises:
+        ValueError: see `to_rgb`.
+    """
+    image = to_rgb(image)
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(f"{image.mode} {image.width} {image.height} ".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def _first_frame(image: Image.Image) -> Image.Image:
+    current = image.tell()
+    if current == 0:
+        image.load()
+        return image
+    image.seek(0)
+    try:
+        return image.copy()
+    finally:
+        image.seek(current)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        if image.getexif().get(0x0112, 1) == 1:
+            return image  # exif_transpose would copy it
+        return ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, TypeError, KeyError, struct.error):
+        return image  # EXIF is often damaged where the pixels are fine
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Grey levels uint8 [H, W] of 16-bit, 32-bit or float ones.
+
+    White is the type's largest value where the type tells (16 bits: 65535) and the
+    conventional one where the values fit it (floats 0..1; 0..255; 0..65535). Anything
+    else, such as a height map in metres, is stretched from its least to its greatest.
+    """
+    whites = {"u": (65535,), "i": (255, 65535), "f": (1, 255)}[values.dtype.kind]
+    values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
+    low, high = values.min(), values.max()
+    black, white = next(((0, w) for w in whites if low >= 0 and high <= w), (low, high))
+    scale = 255 / (white - black or 1)  # all the same: black
+    return np.round((values - black) * scale).astype(np.uint8)

@@ -196,7 +196,7 @@ class Batch:
         return {"prefix": self.types == 0, "valid": self.seen.bool()}
 
     def features(self, model: PaliGemma) -> Tensor:
-        features = model.look(self.pixels)
+        features = model.look(self.pixels.to(model.projector.weight.dtype))
         return features.reshape(len(self.ids), -1, features.shape[-1])
 
 

@@ -96,9 +96,7 @@ def test_the_image_share_is_the_oracles_mean_over_layers_and_heads(both: Pair) -
 
 def test_a_forced_start_is_gone_on_from(both: Pair) -> None:
     image, start = picture(5), "<loc0100><loc0200> cat"
-    steps = list(
-        both.engine.stream(image, PROMPT, answer=start, max_tokens=8, stop=())
-    )
+    steps = list(both.engine.stream(image, PROMPT, answer=start, max_tokens=8, stop=()))
     forced = len(both.engine.tokenizer.answer_ids(start))
     assert [step.index for step in steps] == list(range(forced, forced + 8))
     expected = greedy_ids(both, [image], PROMPT, start, count=8)

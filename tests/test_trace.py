@@ -38,9 +38,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 
 def test_rows_of_the_answer_are_the_oracles(both: Pair) -> None:
     trace, image = vlm.Trace(), picture()
-    steps = list(
-        both.engine.stream(image, PROMPT, tap=trace, max_tokens=12, stop=())
-    )
+    steps = list(both.engine.stream(image, PROMPT, tap=trace, max_tokens=12, stop=()))
     theirs = oracle_attentions(both, [image], [s.token for s in steps])
     for step in steps:
         before = trace.where.prefix + step.index - 1

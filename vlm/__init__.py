@@ -1,13 +1,13 @@
 """PaliGemma in plain PyTorch, and a view of what it looks at.
 
-    import vlm
-    from PIL import Image
+import vlm
+from PIL import Image
 
-    engine = vlm.load("assets/tiny")
-    trace = vlm.Trace()
-    for step in engine.stream(Image.open("cat.jpg"), "detect cat", tap=trace):
-        print(step.text, end="", flush=True)
-    heat = vlm.probes.image_attention(trace, step.index, layer=-1)
+engine = vlm.load("assets/tiny")
+trace = vlm.Trace()
+for step in engine.stream(Image.open("cat.jpg"), "detect cat", tap=trace):
+    print(step.text, end="", flush=True)
+heat = vlm.probes.image_attention(trace, step.index, layer=-1)
 """
 
 from vlm import probes

@@ -39,12 +39,14 @@ class PaliGemmaConfig:
                 f"config.json says model_type {raw.get('model_type')!r}; "
                 "this loads 'paligemma' checkpoints (PaliGemma 1 and 2)"
             )
-        text = raw.get("text_config") or {}
+        vision, text = raw.get("vision_config"), raw.get("text_config")
+        vision = PALIGEMMA_VISION if vision is None else vision
+        text = PALIGEMMA_TEXT if text is None else text
         tied = raw.get("tie_word_embeddings", True)
         tied = tied and text.get("tie_word_embeddings", True)
         eos = text.get("eos_token_id", raw.get("eos_token_id", 1))
         return cls(
-            vision=VisionConfig.from_hf(raw.get("vision_config") or {}),
+            vision=VisionConfig.from_hf(vision),
             decoder=GemmaConfig.from_hf(text, tied_head=tied),
             image_token=_first(
                 raw, "image_token_index", "image_token_id", default=256000
@@ -75,12 +77,12 @@ class VisionConfig:
 
     @classmethod
     def from_hf(cls, raw: dict[str, Any]) -> VisionConfig:
-        defaults = PALIGEMMA_VISION if not raw else SIGLIP_VISION
+        raw = {**SIGLIP_VISION, **raw}
         return cls(
             image_size=_square(raw.get("image_size", 224)),
-            patch_size=_square(raw.get("patch_size", defaults["patch_size"])),
+            patch_size=_square(raw["patch_size"]),
             channels=raw.get("num_channels", 3),
-            encoder=EncoderConfig.from_hf({**defaults, **raw}),
+            encoder=EncoderConfig.from_hf(raw),
         )
 
 
@@ -140,7 +142,7 @@ class GemmaConfig:
         if kind not in ("gemma", "gemma2"):
             raise ValueError(f"the text model is {kind!r}; known are gemma and gemma2")
         second = kind == "gemma2"
-        raw = {**(GEMMA2 if second else GEMMA if "model_type" in raw else PALIGEMMA_TEXT), **raw}
+        raw = {**(GEMMA2 if second else GEMMA), **raw}
         heads, kv_heads = raw["num_attention_heads"], raw["num_key_value_heads"]
         if heads % kv_heads:
             raise ValueError(f"{heads} heads cannot share {kv_heads} key-value heads")

@@ -59,9 +59,7 @@ def load(
     """
     tell = progress or (lambda words: None)
     tell(f"Looking for {source}")
-    folder = checkpoint.find(
-        source, revision=revision, token=token, progress=progress
-    )
+    folder = checkpoint.find(source, revision=revision, token=token, progress=progress)
     config = checkpoint.read_config(folder)
     tokenizer = Tokenizer.load(
         folder, config.image_token, size=config.decoder.vocabulary
@@ -198,9 +196,7 @@ class Engine:
         ids = torch.tensor([ids], device=self.device)
         prefix = torch.arange(ids.shape[1], device=self.device)[None] < layout.prefix
         how = {"tap": tap} if tap else {}
-        return self.model(
-            ids, features, prefix=prefix, cache=cache, last=last, **how
-        )
+        return self.model(ids, features, prefix=prefix, cache=cache, last=last, **how)
 
     def _stream(
         self, images, prompt, answer, sampler, max_tokens, tap, ends

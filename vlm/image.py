@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 # Modes of 16 bits per pixel, in any byte order.
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+# What makes an image upright, by EXIF orientation.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def pixels(image: Image.Image, size: int, *, channels: int = 3) -> Tensor:
@@ -114,12 +123,19 @@ def _first_frame(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    """Turned by EXIF. ImageOps.exif_transpose writes the other tags anew, and raises
+    where one of them is damaged; here only the orientation has to be readable."""
     try:
-        if image.getexif().get(0x0112, 1) == 1:
-            return image  # exif_transpose would copy it
-        return ImageOps.exif_transpose(image)
-    except (SyntaxError, ValueError, TypeError, KeyError, struct.error):
-        return image  # EXIF is often damaged where the pixels are fine
+        turn = TURNS.get(image.getexif().get(0x0112))
+    except SyntaxError:
+        turn = None
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    # What said how to turn it must not stay, or the image would be turned once more.
+    kept = {"transparency"} & image.info.keys()
+    turned.info = {key: image.info[key] for key in kept}
+    return turned
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:

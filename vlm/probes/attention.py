@@ -48,9 +48,7 @@ def prompt_shares(trace: Trace, position: int) -> Tensor:
     return _shares(trace.prompt_row(position), trace.where)
 
 
-def _on_image(
-    rows: Tensor, layout: Layout, layer: int | None, image: int
-) -> Tensor:
+def _on_image(rows: Tensor, layout: Layout, layer: int | None, image: int) -> Tensor:
     if not 0 <= image < layout.images:
         raise ValueError(f"image {image} of {layout.images} was asked for")
     patches = layout.grid**2

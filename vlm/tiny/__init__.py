@@ -1,0 +1,1 @@
+"""A very small PaliGemma: its pictures, its questions and its vocabulary."""

@@ -1,0 +1,43 @@
+"""Make the embedded checkpoint: `python -m vlm.tiny --minutes 120 --out assets/tiny`.
+
+Two stages, each bounded by its share of the minutes and resumed where it was stopped:
+the vision tower learns to look, patch by patch; then all of it learns to answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+from pathlib import Path
+
+import torch
+import torch.multiprocessing as mp
+
+from vlm.tiny.train import train
+from vlm.tiny.vocabulary import train_vocabulary
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m vlm.tiny", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("assets/tiny"))
+    parser.add_argument("--work", type=Path, default=Path("runs/tiny"))
+    parser.add_argument("--minutes", type=float, default=120.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ranks", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    if not (options.work / "tokenizer.model").exists():
+        train_vocabulary(options.work / "tokenizer.model")
+    ranks = 1 if torch.cuda.is_available() else options.ranks
+    if ranks == 1:
+        train(0, 1, 0, options)
+    else:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        mp.spawn(train, (ranks, port, options), nprocs=ranks)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlm.grounding import Object, objects
@@ -237,13 +237,14 @@ def anything() -> st.SearchStrategy[list[Said]]:
         seg, min_size=15, max_size=17
     )
     parts = st.lists(
-        run | word.map(lambda w: [w]) | loc.map(lambda l: [l]), max_size=12
+        run | word.map(lambda one: [one]) | loc.map(lambda one: [one]), max_size=12
     )
     return parts.map(
         lambda parts: [Said(i, *s) for i, s in enumerate(s for p in parts for s in p)]
     )
 
 
+@settings(deadline=None)
 @given(anything())
 def test_nothing_that_a_model_says_raises(steps):
     for thing in objects(steps, SIZE, masks=lambda codes: np.zeros((64, 64))):
@@ -252,14 +253,15 @@ def test_nothing_that_a_model_says_raises(steps):
         assert thing.tokens == tuple(sorted(set(thing.tokens)))
 
 
+@settings(deadline=None)
 @given(anything())
 def test_what_is_known_of_an_object_never_changes(steps):
     before = []
     for count in range(len(steps) + 1):
         now = objects(steps[:count], SIZE)
         assert len(now) >= len(before)
-        for old, fresh in zip(before, now):
-            pairs = zip(old.box, fresh.box)
+        for old, fresh in zip(before, now, strict=False):
+            pairs = zip(old.box, fresh.box, strict=True)
             assert all(a == b for a, b in pairs if a is not None)
             assert fresh.label.startswith(old.label)
             assert fresh.tokens[: len(old.tokens)] == old.tokens
@@ -267,6 +269,7 @@ def test_what_is_known_of_an_object_never_changes(steps):
         before = now
 
 
+@settings(deadline=None)
 @given(anything())
 def test_objects_are_those_of_a_parser_by_pattern(steps):
     """The grammar as a regular expression over one letter per token."""

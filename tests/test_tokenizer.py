@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sentencepiece
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers import GemmaTokenizer, PaliGemmaProcessor
@@ -28,6 +28,7 @@ CORPUS = [
     "déjà vu über der Straße",
     "the cat sat on the mat  and   then",
 ]
+CONTROL = ("pad", "eos", "bos", "unk")
 GEMMA = dict(
     model_type="bpe",
     byte_fallback=True,
@@ -39,8 +40,8 @@ GEMMA = dict(
     character_coverage=1.0,
     hard_vocab_limit=False,
     minloglevel=2,
-    **{"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3},
-    **{f"{name}_piece": f"<{name}>" for name in ("pad", "eos", "bos", "unk")},
+    **{f"{name}_id": id for id, name in enumerate(CONTROL)},
+    **{f"{name}_piece": f"<{name}>" for name in CONTROL},
 )
 GROUNDING = [f"<loc{i:04d}>" for i in range(1024)] + [
     f"<seg{i:03d}>" for i in range(128)
@@ -155,12 +156,14 @@ def test_the_placeholders_of_several_images_stand_side_by_side(tokenizer, theirs
     assert ids.count(tokenizer.bos) == 1
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="the cat\n \t;<>loc0123seg45é日🙂", max_size=40))
 def test_any_text_has_the_ids_of_transformers(tokenizer, theirs, text):
     assume(not any(name in text for name in [*NAMES, "<mask>"]))
     assert tokenizer.prompt(text, patches=4) == theirs(text)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_without_tokens_has_the_ids_of_sentencepiece(folders, text):
     folder = folders["paligemma"]
@@ -177,6 +180,7 @@ def test_text_and_newline_are_one_where_they_meet(tokenizer):
     assert tokenizer.text_ids("") == [tokenizer.bos, one]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([*NAMES, "cat", " ", "<", "image>", "é"]), max_size=8))
 def test_typed_names_of_control_tokens_stay_text(tokenizer, parts):
     text = "".join(parts)
@@ -243,6 +247,7 @@ def test_ids_in_the_file_are_those_of_the_file(folders):
         assert tokenizer.piece(pieces.piece_to_id(name)) == name
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 @example("é日🙂\n  \t\0")
 def test_text_comes_back_from_its_ids(tokenizer, text):
@@ -254,6 +259,7 @@ def test_half_a_character_becomes_a_question_mark(tokenizer):
     assert tokenizer.decode(tokenizer.answer_ids("a\ud800b")) == "a?b"
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_streamed_text_is_decoded_text(tokenizer, data):
     """Any ids at all, half of them bytes, so that most characters are broken."""
@@ -267,6 +273,7 @@ def test_streamed_text_is_decoded_text(tokenizer, data):
     assert stream.finish() == ""
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_broken_characters_decode_as_in_sentencepiece(tokenizer, data):
     pieces = tokenizer.pieces

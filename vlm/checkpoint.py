@@ -65,7 +65,7 @@ def read_config(folder: Path) -> PaliGemmaConfig:
     if "quantization_config" in raw:
         raise ValueError(
             f"the weights in {folder} are quantized; load the checkpoint that they "
-            'were made from, with quantize="int8" to save memory'
+            "were made from"
         )
     config = PaliGemmaConfig.from_hf(raw)
     if not (generation := folder / "generation_config.json").is_file():

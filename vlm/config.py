@@ -13,7 +13,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class PaliGemmaConfig:
-    """A vision tower, a linear projector and a decoder, and the ids between them."""
+    """A vision tower, a linear projector and a decoder, and the ids between them.
+
+    A checkpoint may say what it is good for: the first words of the prompts that it
+    was trained on, and a note for people. Published ones say nothing.
+    """
 
     vision: VisionConfig
     decoder: GemmaConfig
@@ -21,6 +25,8 @@ class PaliGemmaConfig:
     bos: int
     eos: tuple[int, ...]
     pad: int
+    tasks: tuple[str, ...] = ()
+    note: str = ""
 
     @classmethod
     def from_hf(cls, raw: dict[str, Any]) -> PaliGemmaConfig:
@@ -54,6 +60,8 @@ class PaliGemmaConfig:
             bos=_first(raw, "bos_token_id", default=text.get("bos_token_id", 2)),
             eos=tuple(eos) if isinstance(eos, (list, tuple)) else (eos,),
             pad=_first(raw, "pad_token_id", default=text.get("pad_token_id") or 0),
+            tasks=tuple(raw.get("tasks") or ()),
+            note=str(raw.get("note") or ""),
         )
 
 

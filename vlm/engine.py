@@ -102,6 +102,8 @@ class Engine:
             "heads": self.config.decoder.heads,
             "grid": [self.config.vision.grid] * 2,
             "image_size": self.config.vision.image_size,
+            "tasks": list(self.config.tasks),
+            "note": self.config.note,
         }
 
     @torch.no_grad()
@@ -112,11 +114,12 @@ class Engine:
         that asks for the vision tower is shown a pass of its own.
         """
         watched = tap is not None and "vision" in tap.towers
+        image = to_rgb(image)
         key = image_key(image)
         kept = None if watched else self.features.get(key)
         if kept is None:
             config = self.config.vision
-            x = pixels(to_rgb(image), config.image_size, channels=config.channels)
+            x = pixels(image, config.image_size, channels=config.channels)
             x = x.to(self.device, self.model.projector.weight.dtype)
             kept = self.model.look(x, tap) if watched else self.model.look(x)
             self.features.put(key, kept)

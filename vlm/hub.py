@@ -94,7 +94,9 @@ def config_json(config: PaliGemmaConfig) -> dict[str, Any]:
     decoder, vision, encoder = config.decoder, config.vision, config.vision.encoder
     eos = config.eos[0] if len(config.eos) == 1 else list(config.eos)
     ids = {"bos_token_id": config.bos, "eos_token_id": eos, "pad_token_id": config.pad}
+    said = {"tasks": list(config.tasks), "note": config.note}
     return {
+        **{key: value for key, value in said.items() if value},
         "architectures": ["PaliGemmaForConditionalGeneration"],
         "model_type": "paligemma",
         **ids,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vlm.config import EncoderConfig, GemmaConfig, PaliGemmaConfig, VisionConfig
+from vlm.tiny.questions import KINDS
 
 LOOKING = 0.3  # share of the time for the vision tower alone
 IMAGES = 16  # in a batch, on each rank
@@ -60,4 +61,9 @@ def configuration(pieces: int) -> PaliGemmaConfig:
         bos=2,
         eos=(1,),
         pad=0,
+        tasks=("caption", "describe", "answer", "detect"),
+        note=(
+            f"This small model knows {len(KINDS)} kinds of drawn things: "
+            f"{', '.join(KINDS)}. Photographs are beyond it."
+        ),
     )

@@ -1,0 +1,155 @@
+"""An engine without a model: says what it is told, and looks where the thing is.
+
+It talks to the tap as the model does, so a real `vlm.Trace` and real probes see it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+
+import torch
+
+from vlm.engine import Candidate, Step
+from vlm.tap import Layout, Tap
+
+# name -> x1, y1, x2, y2 in shares of the picture
+THINGS = {
+    "cat": (0.12, 0.50, 0.33, 0.84),
+    "dog": (0.39, 0.50, 0.65, 0.86),
+    "ball": (0.68, 0.74, 0.79, 0.90),
+}
+SENTENCE = "A cat, a dog and a ball in the grass under a tree."
+
+
+class Words:
+    """Words and <loc> are tokens, numbered as they come."""
+
+    def __init__(self) -> None:
+        self.known = ["<pad>", "<eos>", "<bos>"]
+
+    def id(self, text: str) -> int:
+        if text not in self.known:
+            self.known.append(text)
+        return self.known.index(text)
+
+    def piece(self, token: int) -> str:
+        return self.known[token]
+
+
+class FakeEngine:
+    """`live` counts the answers in the making, `delay` is seconds per token."""
+
+    def __init__(
+        self, *, layers: int = 4, heads: int = 4, grid: int = 8, delay: float = 0.03
+    ) -> None:
+        self.layers, self.heads, self.grid = layers, heads, grid
+        self.delay = delay
+        self.live = 0
+        self.tokenizer = Words()
+
+    def describe(self) -> dict:
+        return {
+            "name": "fake",
+            "device": "cpu",
+            "dtype": "float32",
+            "parameters": 0,
+            "layers": self.layers,
+            "heads": self.heads,
+            "grid": [self.grid, self.grid],
+            "image_size": 16 * self.grid,
+        }
+
+    def ids(self, prompt: str, answer: str = "") -> list[int]:
+        words = re.findall(r" ?<loc\d{4}>| ?[^ ]+", prompt)
+        return [self.tokenizer.id(word) for word in ["<bos>", *words, "\n"]]
+
+    def stream(
+        self, image, prompt, *, answer="", sampler=None, max_tokens=256, tap=None
+    ) -> Iterator[Step]:
+        self.live += 1
+        try:
+            yield from self._stream(prompt, max_tokens, tap or Tap())
+        finally:
+            self.live -= 1
+
+    def _stream(self, prompt: str, max_tokens: int, tap: Tap) -> Iterator[Step]:
+        length = len(self.ids(prompt))
+        patches = self.grid**2
+        tap.layout(Layout(layers=self.layers, images=1, grid=self.grid, prompt=length))
+        said = self._answer(prompt)[:max_tokens]
+        focus = said[0][1] if said else (0.5, 0.5)
+        self._tell(tap, [focus] * (patches + length), patches + length)
+        for index, (text, _) in enumerate(said):
+            time.sleep(self.delay)
+            yield self._step(index, text)
+            if index + 1 < len(said):
+                self._tell(tap, [said[index + 1][1]], patches + length + index + 1)
+
+    def _answer(self, prompt: str) -> list[tuple[str, tuple[float, float]]]:
+        """Tokens, each with the place it looks at. A prompt may ask for a failure."""
+        if "nothing" in prompt:
+            return []
+        if "broken" in prompt:
+            raise ValueError("The model is broken. Load another.")
+        if "forever" in prompt:
+            return [(f" word{i % 7}", (0.5, 0.5)) for i in range(512)]
+        if "markup" in prompt:
+            return [(f" {text}", (0.5, 0.5)) for text in prompt.split()[1:]]
+        if not prompt.startswith(("detect", "segment")):
+            return [(word, (0.4, 0.6)) for word in re.findall(r" ?[^ ]+", SENTENCE)]
+        tokens = []
+        for name, (x1, y1, x2, y2) in THINGS.items():
+            middle = (x1 + x2) / 2, (y1 + y2) / 2
+            locs = [f"<loc{int(1024 * edge):04d}>" for edge in (y1, x1, y2, x2)]
+            tokens += [(text, middle) for text in (*locs, f" {name}", " ;")]
+        return tokens[:-1]
+
+    def _step(self, index: int, text: str) -> Step:
+        sure = (0.96, 0.88, 0.74, 0.93, 0.41)[index % 5]
+        loc = re.fullmatch(r"<loc(\d{4})>", text)
+        bin = int(loc[1]) if loc else None
+        others = (
+            [f"<loc{(bin + d) % 1024:04d}>" for d in (-3, 2, 5, -8)] if loc else None
+        )
+        others = others or [" a", " the", " pup", "<eos>"]
+        shares = [(1 - sure) * part for part in (0.5, 0.25, 0.12, 0.06)]
+        return Step(
+            index=index,
+            token=self.tokenizer.id(text),
+            text=text,
+            probability=sure,
+            candidates=tuple(
+                Candidate(self.tokenizer.id(other), other, share)
+                for other, share in zip([text, *others], [sure, *shares], strict=True)
+            ),
+            image_share=0.4,
+            loc=bin,
+            bin_probability=sure if loc else None,
+        )
+
+    def _tell(self, tap: Tap, places: list[tuple[float, float]], keys: int) -> None:
+        for layer in range(self.layers):
+            tap.attention("decoder", layer, self._weights(layer, places, keys))
+
+    def _weights(self, layer: int, places: list[tuple[float, float]], keys: int):
+        def weights(rows: slice) -> torch.Tensor:
+            picked = [self._row(layer, place, keys) for place in places[rows]]
+            return torch.stack(picked, dim=1)[None]
+
+        return weights
+
+    def _row(self, layer: int, place: tuple[float, float], keys: int) -> torch.Tensor:
+        """One query's attention, [heads, keys]: the place, and evenly over the text."""
+        centers = (torch.arange(self.grid) + 0.5) / self.grid
+        x, y = (torch.exp(-(((centers - at) / 0.12) ** 2)) for at in place)
+        spot = torch.outer(y, x).flatten()
+        noise = torch.rand(len(spot), generator=torch.Generator().manual_seed(layer))
+        row = torch.zeros(self.heads, keys)
+        for head in range(self.heads):
+            image = spot * (head + 1) / self.heads + 0.1 * noise
+            share = 0.2 + 0.5 * head / self.heads
+            row[head, : len(spot)] = share * image / image.sum()
+            row[head, len(spot) :] = (1 - share) / (keys - len(spot))
+        return row

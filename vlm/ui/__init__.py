@@ -1,0 +1,1 @@
+"""The page. Gradio is imported in here, and nowhere else in the library."""

@@ -1,0 +1,65 @@
+"""The page: a header, and one tab for each thing to do."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import gradio as gr
+
+from vlm.ui import probe
+from vlm.ui.examples import listed
+
+FOLDER = Path(__file__).parent
+SANS = ("ui-sans-serif", "system-ui", "Segoe UI", "Inter", "Roboto", "sans-serif")
+MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "monospace")
+
+
+def build(engine: Any, examples: Path) -> gr.Blocks:
+    """The page for an engine; `examples` is a folder with an examples.json."""
+    # Gradio gives out no other files than those that were uploaded, and these.
+    gr.set_static_paths([examples])
+    with gr.Blocks(
+        title="PaliScope: see what PaliGemma sees",
+        fill_width=True,
+        analytics_enabled=False,
+        delete_cache=(3600, 3600),
+    ) as demo:
+        gr.HTML(_header(engine.describe()), elem_id="header", js_on_load=None)
+        with gr.Tabs(elem_id="tabs"), gr.Tab("Probe"):
+            probe.build(engine, listed(examples))
+    # Waiting events over all functions; on ZeroGPU Gradio's own limit would be 1.
+    demo.queue(max_size=16)
+    return demo
+
+
+def launch(demo: gr.Blocks, **options: Any) -> tuple:
+    """Serve the page. Bounds are set here: uploads, files kept, cross-origin calls."""
+    return demo.launch(
+        theme=gr.themes.Base(font=SANS, font_mono=MONO),
+        css_paths=FOLDER / "page.css",
+        head_paths=FOLDER / "page.html",
+        favicon_path=FOLDER / "logo.svg",
+        footer_links=["api"],
+        max_file_size="16mb",
+        run_history=False,
+        show_error=False,
+        ssr_mode=False,
+        **options,
+    )
+
+
+def _header(about: dict) -> str:
+    layers = f"{about['layers']} layers × {about['heads']} heads"
+    facts = {
+        "name": about["name"],
+        "facts": f"{layers} · {about['device']} · {about['dtype']}",
+    }
+    # A model's name may come from outside, and this string is markup.
+    safe = {key: html.escape(value) for key, value in facts.items()}
+    logo = (FOLDER / "logo.svg").read_text("utf-8")
+    return Template((FOLDER / "header.html").read_text("utf-8")).substitute(
+        safe, logo=logo
+    )

@@ -1,0 +1,81 @@
+"""Files from strangers to RGB pictures, and pictures to what the page shows."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from gradio.processing_utils import save_pil_to_cache
+from gradio.utils import get_upload_folder
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_PIXELS = 40_000_000
+SHOWN_EDGE = 896
+
+
+def read(path: str | os.PathLike) -> Image.Image:
+    """The picture in a file: upright, on white, RGB. ValueError says what is wrong."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                _check_size(*image.size)
+                image.load()
+                return _on_white(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError:
+        kinds = "PNG, JPEG, WebP, GIF, BMP or TIFF"
+        raise ValueError(f"This file is not a picture. Take a {kinds} file.") from None
+    except Image.DecompressionBombError:
+        raise ValueError(_too_large("more than 178 million")) from None
+    except (OSError, SyntaxError, EOFError):
+        raise ValueError(
+            "This picture is damaged or cut short. Save it again, or take another."
+        ) from None
+
+
+def shown(image: Image.Image) -> dict:
+    """A copy small enough to send, as the file entry that Gradio serves."""
+    small = image.copy()
+    small.thumbnail((SHOWN_EDGE, SHOWN_EDGE), Image.Resampling.LANCZOS)
+    # Gradio serves files of its own cache only, and names them by their content.
+    path = save_pil_to_cache(small, cache_dir=get_upload_folder(), format="webp")
+    return {"path": str(Path(path)), "meta": {"_type": "gradio.FileData"}}
+
+
+def _check_size(width: int, height: int) -> None:
+    # The header tells the size, so nothing has been decoded yet.
+    if width * height > MAX_PIXELS:
+        raise ValueError(_too_large(f"{width} x {height}"))
+    if min(width, height) < 8 or max(width, height) > 50 * min(width, height):
+        raise ValueError(
+            f"This picture is {width} x {height} pixels, too thin to see anything. "
+            "Take one with at least 8 pixels and no more than 50 times wider than high."
+        )
+
+
+def _too_large(size: str) -> str:
+    limit = MAX_PIXELS // 1_000_000
+    return f"This picture has {size} pixels; at most {limit} million. Make it smaller."
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _stretched(image)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _stretched(image: Image.Image) -> Image.Image:
+    # PIL clips 16-bit and float pictures at 255, which makes most of them white.
+    values = np.nan_to_num(np.asarray(image, dtype=np.float32))
+    low, high = float(values.min()), float(values.max())
+    if image.mode.startswith("I;16") or (image.mode == "I" and high > 255):
+        low, high = 0.0, max(65535.0, high)
+    levels = (values - low) * (255 / max(high - low, 1e-6))
+    return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert("RGB")

@@ -1,0 +1,204 @@
+// Scope: what is shown now, and the one way in which it changes.
+
+const root = element.querySelector(".scope");
+const state = {
+  value: null, // what the server sent last
+  chosen: [], // keys of the tokens whose heat is shown
+  object: -1,
+  follow: true, // choose each token as it comes, until the reader chooses one
+  layer: 0,
+  head: MEAN,
+  preview: null, // the head under the pointer
+  patch: null,
+  strength: 0.75,
+  raw: false,
+  blocks: false,
+  stopped: false,
+};
+let drawing = 0;
+
+function redraw() {
+  if (!drawing) drawing = requestAnimationFrame(draw);
+}
+
+function draw() {
+  drawing = 0;
+  drawPicture();
+  drawHeads();
+  drawTokens();
+  drawDetail();
+  drawObjects();
+  drawMeta();
+  drawNotice();
+}
+
+// Gradio's value is a proxy, slow to read: it is copied once, and tokens as they come.
+function copied(value, before) {
+  const tokens = before ? before.tokens : [];
+  for (let i = tokens.length; i < value.tokens.length; i++) tokens.push({ ...value.tokens[i] });
+  const { objects, prompt, image, timing, ...rest } = { ...value, tokens };
+  return { ...rest, ...JSON.parse(JSON.stringify({ objects, prompt, image, timing })) };
+}
+
+function update() {
+  const other = props.value.run !== maps.run || !props.value.run;
+  const value = copied(props.value, other ? null : state.value);
+  state.value = value;
+  if (other) begin(value);
+  loadPicture(value.image);
+  appendTokens(value.tokens);
+  if (state.follow && value.tokens.length) follow();
+  setPhase(!value.run ? "idle" : value.done ? "done" : state.stopped ? "stopped" : "running");
+  if (value.done) prefetch();
+  redraw();
+}
+
+function begin(value) {
+  const before = `${shape.layers},${shape.heads}`;
+  resetMaps(value.run, value);
+  if (before !== `${shape.layers},${shape.heads}`) {
+    buildHeads();
+    state.layer = Math.floor(0.6 * shape.layers);
+    state.head = MEAN;
+  }
+  resetTokens(value.prompt);
+  Object.assign(state, { chosen: [], object: -1, follow: true, patch: null, stopped: false });
+  const hidden = stage.getBoundingClientRect().top > 0.6 * window.innerHeight;
+  if (value.run && hidden) root.scrollIntoView({ block: "start", behavior: "smooth" });
+}
+
+function setPhase(phase) {
+  root.dataset.phase = phase;
+  part(".invite").hidden = Boolean(state.value.image);
+  const { width, height } = state.value;
+  if (width) stage.style.setProperty("--ratio", width / height);
+}
+
+// The newest token is shown as it comes. One question at a time: a slow connection
+// skips tokens, it does not fall behind.
+function follow() {
+  const key = `a${state.value.tokens.length - 1}`;
+  if (!state.chosen.length || maps.kept.has(key)) state.chosen = [key];
+  if (!maps.asked.size) fetchMaps([key]).then((fresh) => {
+    if (fresh && state.follow) state.chosen = [key];
+    redraw();
+  });
+}
+
+async function prefetch() {
+  const keys = allKeys().filter((key) => !maps.kept.has(key));
+  const room = Math.floor(PREFETCH_BYTES / mapBytes());
+  const run = maps.run;
+  for (let i = 0; i < Math.min(keys.length, room); i += 8) {
+    await fetchMaps(keys.slice(i, i + 8));
+    if (run !== maps.run) return;
+    if (state.follow && state.value.tokens.length) follow();
+    redraw();
+  }
+  root.dataset.ready = run;
+}
+
+function choose(keys, object) {
+  Object.assign(state, { chosen: keys, object, follow: false });
+  fetchMaps(keys).then(redraw);
+  redraw();
+  say(keys.length === 1 ? `${titleOf(keys[0])}: ${visible(tokenAt(keys[0]).text)}` : "");
+}
+
+function chooseObject(index) {
+  choose(keysOf(index), index);
+  say(`Object ${index + 1}: ${state.value.objects[index].label}`);
+}
+
+function pointAt(patch) {
+  if (patch === state.patch) return;
+  state.patch = patch;
+  // Beyond the prefetched ones, the tokens' maps are fetched when first needed.
+  if (patch !== null && state.value.done) fetchMaps(allKeys().slice(0, 64)).then(redraw);
+  redraw();
+}
+
+function movePatch(rows, columns) {
+  const at = state.patch ?? -1;
+  const row = at < 0 ? 0 : Math.floor(at / shape.columns) + rows;
+  const column = at < 0 ? 0 : (at % shape.columns) + columns;
+  if (row < 0 || column < 0 || row >= shape.rows || column >= shape.columns) return;
+  pointAt(row * shape.columns + column);
+  const looks = [...patchLooks()].sort((a, b) => b[1] - a[1]).slice(0, 3);
+  const words = looks.map(([key]) => visible(tokenAt(key).text)).join(", ");
+  say(`Row ${row + 1}, column ${column + 1}. ${words ? `Looked here most: ${words}` : ""}`);
+}
+
+function say(text) {
+  part(".say").textContent = text;
+}
+
+function drawNotice() {
+  const waiting = state.chosen.length && !state.chosen.some((key) => maps.kept.has(key));
+  const lost = "The maps of this run are no longer kept. Run it again to see them.";
+  part(".notice").hidden = !(waiting && maps.lost);
+  part(".notice").textContent = waiting && maps.lost ? lost : "";
+}
+
+canvas.addEventListener("pointermove", (event) => pointAt(patchUnder(event)));
+canvas.addEventListener("pointerdown", (event) => pointAt(patchUnder(event)));
+canvas.addEventListener("pointerleave", (event) => {
+  if (event.pointerType !== "touch") pointAt(null);
+});
+canvas.addEventListener("click", (event) => {
+  const spot = spotUnder(event);
+  const object = spot ? objectAt(spot) : -1;
+  if (object >= 0) chooseObject(object);
+});
+canvas.addEventListener("keydown", (event) => {
+  const moves = {
+    ArrowUp: () => movePatch(-1, 0),
+    ArrowDown: () => movePatch(1, 0),
+    ArrowLeft: () => movePatch(0, -1),
+    ArrowRight: () => movePatch(0, 1),
+    Escape: () => pointAt(null),
+    Enter: chooseAtPatch,
+  };
+  if (!moves[event.key]) return;
+  event.preventDefault();
+  moves[event.key]();
+});
+
+function chooseAtPatch() {
+  if (state.patch === null) return;
+  const [row, column] = [Math.floor(state.patch / shape.columns), state.patch % shape.columns];
+  const x = ((column + 0.5) / shape.columns) * state.value.width;
+  const y = ((row + 0.5) / shape.rows) * state.value.height;
+  const object = objectAt({ x, y });
+  if (object >= 0) chooseObject(object);
+}
+
+part(".scale").addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (!button) return;
+  state.raw = button.dataset.scale === "raw";
+  for (const each of part(".scale").children) each.setAttribute("aria-pressed", each === button);
+  redraw();
+});
+part(".patches").addEventListener("click", (event) => {
+  state.blocks = !state.blocks;
+  event.currentTarget.setAttribute("aria-pressed", state.blocks);
+  redraw();
+});
+part(".heat input").addEventListener("input", (event) => {
+  state.strength = event.target.value / 100;
+  redraw();
+});
+
+buildDetail();
+new ResizeObserver(redraw).observe(stage);
+watch("value", update);
+watch("stopped_at", () => {
+  if (root.dataset.phase !== "running") return;
+  state.stopped = true;
+  setPhase("stopped");
+  prefetch();
+  redraw();
+});
+update();
+root.dataset.mounted = "true";

@@ -14,6 +14,7 @@ from vlm.paligemma import PaliGemma
 from vlm.tiny import recipe
 from vlm.tiny.batches import Lessons
 from vlm.tiny.muon import optimizers
+from vlm.tiny.processor import processor_files
 from vlm.tiny.questions import KINDS
 from vlm.tiny.scenes import Stock
 from vlm.tiny.sprites import load_sprites
@@ -82,3 +83,5 @@ def train(rank: int, ranks: int, port: int, options: argparse.Namespace) -> None
     if rank == 0:
         save(student.model, options.out)
         shutil.copy(file, options.out / "tokenizer.model")
+        vision = config.vision
+        processor_files(options.out, vision.image_size, vision.patches, pieces)

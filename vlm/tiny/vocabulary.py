@@ -1,9 +1,14 @@
 """A small vocabulary with the structure of PaliGemma's own.
 
-Ids 0 to 3 are pad, eos, bos and unk; bytes spell what no piece covers; `\\n` is a
-piece; the locations `<loc0000>` .. `<loc1023>` and the mask codes `<seg000>` ..
-`<seg127>` have consecutive ids and come last.  `<image>` is not in the file: as it
-stands for a picture and never for text, it takes the id after the last piece.
+Ids 0 to 3 are pad, eos, bos and unk; runs of line breaks and of spaces are pieces;
+bytes spell what no piece covers; the locations `<loc0000>` .. `<loc1023>` and the mask
+codes `<seg000>` .. `<seg127>` have consecutive ids and come last.  `<image>` is not in
+the file: as it stands for a picture and never for text, it takes the id after the last
+piece.
+
+Text is split by byte-pair encoding: the two neighbours that make the piece of the
+highest score are joined, until no two make a piece.  transformers does the same from
+this file, but takes the ids for the order.  So scores fall as ids rise.
 
     python -m vlm.tiny.vocabulary OUT
 
@@ -15,27 +20,26 @@ import io
 import string
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import sentencepiece
 
 from vlm.tiny.questions import WORDS
 
-if TYPE_CHECKING:
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto
-
-TRAINED = 570  # pieces from training, 256 of which are bytes
+TRAINED = 684  # pieces from training, 256 of which are bytes
 SPACE = "\u2581"  # how sentencepiece writes a space
-# Pieces that every question and answer is made of, each kept whole.
+# As transformers names them; their order is that of their ids.
+CONTROL = ("pad", "eos", "bos", "unk")
+# Of two, four, eight ... any number is made in the same way whether the longest are
+# taken first (sentencepiece) or neighbours are joined (transformers).
+RUNS = [mark * n for mark in ("\n", SPACE) for n in (1, 2, 4, 8, 16)]
+RUNS.remove(SPACE)  # one space must join the word behind it
+# Pieces that every question and answer is made of besides words, each kept whole.
 MARKS = (" ;", ";", ",", "?", ".", *string.digits, *(f" {n}" for n in range(10)))
 # The locations, then the codes of masks.
 CODED = [f"<loc{n:04d}>" for n in range(1024)] + [f"<seg{n:03d}>" for n in range(128)]
+WEIGHT = 100  # of a word of the questions over one that people may write
 # What English words are made of, so that an unknown one falls into few pieces.
-PARTS = """
-th he er re on es st nt ti to it ou ea ng as or te ed et al ar ve le se me de ro ll ri
-li ne ra ch co la el io ur no ta ma ca ic sh om us ha tr ee oo ck ss ay ow ly ing ion
-tion ent ers ter est ers all ght ble ment ness able ful less
-"""
+ENDINGS = "able ers est ful ght ing less ment ness sh tion"
 # Other words that people write in prompts, for the trainer to choose from.
 COMMON = """
 about above all animal animals any apples around baby background bag beach bear bed
@@ -67,25 +71,28 @@ def train_vocabulary(path: str | Path) -> None:
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=_sentences(),
         model_writer=trained,
-        model_type="unigram",
+        model_type="bpe",
         vocab_size=TRAINED,
-        hard_vocab_limit=False,
-        pad_id=0,
-        eos_id=1,
-        bos_id=2,
-        unk_id=3,
         byte_fallback=True,
-        user_defined_symbols=["\n", SPACE * 2, SPACE * 4],
-        required_chars=string.printable[:94],
+        user_defined_symbols=["<mask>", *RUNS],
+        character_coverage=1.0,
         split_digits=True,
         add_dummy_prefix=False,
         remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
         normalization_rule_name="identity",
         num_threads=1,
         minloglevel=2,
+        **{f"{name}_id": id for id, name in enumerate(CONTROL)},
+        **{f"{name}_piece": f"<{name}>" for name in CONTROL},
     )
     model = ModelProto.FromString(trained.getvalue())
-    _keep_whole(model)
+    # A space joins its word when the word is whole: each costs one piece, and whether
+    # a space stands before a word changes nothing else.
+    spaced = dict.fromkeys(["", *WORDS, *(mark[1:] for mark in MARKS if " " in mark)])
+    score = min(piece.score for piece in model.pieces)
+    for place, word in enumerate(spaced, 1):
+        model.pieces.add(piece=SPACE + word, score=score - place)
     user_defined = ModelProto.SentencePiece.USER_DEFINED
     for piece in CODED:
         model.pieces.add(piece=piece, score=0.0, type=user_defined)
@@ -126,28 +133,15 @@ SAMPLES = (
 
 
 def _sentences() -> Iterator[str]:
-    for word in (*COMMON.split(), *WORDS):
-        yield from (f"{word} {word} {word}", f" {word}", word)
-    yield " ".join(string.printable[:94])
+    """Characters, and words without a space.
 
-
-def _keep_whole(model: "ModelProto") -> None:
-    """Make each word of the questions one piece, with a space before it or not.
-
-    The cheapest split wins, and a word at this score is cheaper than any two pieces.
+    Those of the questions come so often that they become whole first; what is left of
+    the vocabulary goes to what other words have in common.
     """
-    known = {piece.piece: piece for piece in model.pieces}
-    letters = [f" {letter}" for letter in string.ascii_lowercase]
-    for part in (*PARTS.split(), *letters):
-        text = part.replace(" ", SPACE)
-        if text not in known:  # dearer than a whole word, cheaper than its letters
-            known[text] = model.pieces.add(piece=text, score=-9.0)
-    words = dict.fromkeys((*WORDS, *(f" {word}" for word in WORDS), *MARKS))
-    for word in words:
-        text = word.replace(" ", SPACE)
-        if text not in known:
-            known[text] = model.pieces.add(piece=text)
-        known[text].score = -1.0
+    yield from string.printable[:94]
+    yield from [*COMMON.split(), *ENDINGS.split()]
+    for word in dict.fromkeys(WORDS):
+        yield from [word] * WEIGHT
 
 
 def main() -> None:

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+from browser import find_browser
 from engines import Pair, pair
 from oracle import CASES, Case, case
+from playwright.sync_api import Browser, sync_playwright
 
 # The models here are so small that threads only wait for each other.
 torch.set_num_threads(1)
@@ -30,3 +34,16 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
 @pytest.fixture(params=["gemma", "gemma2"])
 def both(request: pytest.FixtureRequest, pairs: dict[str, Pair]) -> Pair:
     return pairs[request.param]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = find_browser()
+    assert path, "no Chromium here: run tests/run, which installs one"
+    # The rest keeps Chromium from calling home.
+    flags = ["--no-sandbox", "--disable-gpu", "--no-first-run"]
+    flags += ["--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=flags)
+        yield chromium
+        chromium.close()

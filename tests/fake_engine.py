@@ -59,6 +59,8 @@ class FakeEngine:
             "heads": self.heads,
             "grid": [self.grid, self.grid],
             "image_size": 16 * self.grid,
+            "tasks": ["caption", "detect"],
+            "note": "Knows <b>nothing</b>.",
         }
 
     def ids(self, prompt: str, answer: str = "") -> list[int]:

@@ -1,12 +1,115 @@
-"""The command `python app.py`."""
+"""`python app.py` as a newcomer runs it: the embedded model and no network."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from playwright.sync_api import Browser, Page, expect
+from safetensors.torch import load_file, save_file
+
+from vlm.tiny.evaluate import overlap
+from vlm.tiny.scenes import Scene, Stock, compose
+from vlm.tiny.sprites import load_sprites
+
 APP = Path(__file__).parents[1] / "app.py"
+TINY = APP.parent / "assets" / "tiny"
+PATIENT = 60_000  # milliseconds; a shared machine may be slow
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running app, once its page answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("app")
+    offline = {"HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(folder)}
+    command = [sys.executable, str(APP), "--port", str(port)]
+    with open(folder / "log", "w") as log:
+        app = subprocess.Popen(
+            command, env={**os.environ, **offline}, stdout=log, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and app.poll() is None:
+            with socket.socket() as attempt:
+                if attempt.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.2)
+        assert app.poll() is None, (folder / "log").read_text()
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        app.terminate()
+        app.wait(20)
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    """One that no training has drawn, with a single thing in it."""
+    rng, stock = np.random.default_rng(77_000_001), Stock(load_sprites(), seed=5)
+    while len((found := compose(rng, stock, size=512)).things) != 1:
+        pass
+    return found
+
+
+def test_a_user_sees_a_box_grow_and_where_each_token_looked(
+    site: str, browser: Browser, scene: Scene, tmp_path: Path
+) -> None:
+    (thing,) = scene.things
+    scene.image.save(tmp_path / "scene.png")
+    page = browser.new_page(viewport={"width": 1280, "height": 860})
+    page.goto(site)
+    page.wait_for_selector("#scope [data-mounted]", timeout=PATIENT)
+    page.get_by_label("Remove Image").click()
+    page.locator("#picture input[type=file]").set_input_files(tmp_path / "scene.png")
+    page.wait_for_selector("#picture img[src*=scene]", timeout=PATIENT)
+    page.fill("#prompt textarea", f"detect {thing.kind}")
+    page.click("#run")
+    page.wait_for_selector("#scope [data-phase=done][data-ready]", timeout=PATIENT)
+
+    expect(page.locator("#scope .chip.said")).to_have_count(5)
+    row = page.locator("#scope .objects button").first
+    assert row.inner_text().split("\n")[0] == thing.kind
+    box = [float(edge) for edge in row.locator("code").inner_text().split(", ")]
+    assert overlap(tuple(box), thing.box) > 0.5
+
+    page.click("#scope .chip[data-key=a0]")
+    expect(page.locator("#scope .role")).to_have_text(f"top edge of “{thing.kind}”")
+    shown = picture_of(page)
+    page.locator("#scope .layer input").fill("0")
+    assert picture_of(page) != shown
+    page.close()
+
+
+def picture_of(page: Page) -> str:
+    drawn = "() => new Promise((r) => requestAnimationFrame(() => setTimeout(r)))"
+    page.evaluate(drawn)
+    return page.evaluate("document.querySelector('#scope .stage canvas').toDataURL()")
+
+
+def test_a_client_needs_just_a_picture_and_a_prompt(
+    site: str, scene: Scene, tmp_path: Path
+) -> None:
+    (thing,) = scene.things
+    scene.image.save(tmp_path / "scene.png")
+    client = Client(site, verbose=False)
+    picture = handle_file(tmp_path / "scene.png")
+    answer = client.predict(picture, f"detect {thing.kind}", api_name="/probe")
+    (found,) = answer["objects"]
+    assert answer["text"].endswith(f" {thing.kind}")
+    assert found["label"] == thing.kind
+    assert overlap(tuple(found["box"]), thing.box) > 0.5
+    assert all(0 < token["probability"] <= 1 for token in answer["tokens"])
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
@@ -26,3 +129,20 @@ def test_a_model_that_is_not_there_is_one_clear_message_and_exit_2(tmp_path):
     assert "nowhere" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 3
+
+
+def test_a_folder_that_is_no_checkpoint_says_what_one_holds(tmp_path):
+    done = run("--model", str(tmp_path))
+    assert done.returncode == 2
+    assert "config.json" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_missing_tensor_is_named(tmp_path):
+    folder = shutil.copytree(TINY, tmp_path / "tiny")
+    tensors = load_file(folder / "model.safetensors")
+    name = next(key for key in sorted(tensors) if "q_proj" in key)
+    del tensors[name]
+    save_file(tensors, folder / "model.safetensors")
+    done = run("--model", str(folder))
+    assert done.returncode == 2
+    assert name in done.stderr and "Traceback" not in done.stderr

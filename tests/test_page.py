@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import socket
 import struct
 import time
@@ -20,7 +19,7 @@ from fake_engine import FakeEngine
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from vlm.ui import page as pages
 
@@ -40,22 +39,6 @@ def site() -> Iterator[SimpleNamespace]:
     pages.launch(demo, prevent_thread_lock=True, server_port=port, quiet=True)
     yield SimpleNamespace(engine=engine, url=f"http://127.0.0.1:{port}")
     demo.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        assert not os.environ.get("CI"), f"CI needs one of {', '.join(names)}"
-        pytest.skip(f"no browser: install one of {', '.join(names)}")
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=path, args=[*quiet, "--no-first-run"]
-        )
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -92,13 +75,21 @@ def ask(page: Page, prompt: str) -> None:
 
 
 def answered(page: Page, prompt: str) -> None:
+    before = page.locator("#scope .scope").get_attribute("data-ready")
     ask(page, prompt)
-    page.wait_for_selector("#scope [data-phase=running]", timeout=QUICK)
-    ready(page)
+    ready(page, before)
 
 
-def ready(page: Page) -> None:
-    page.wait_for_selector("#scope [data-phase=done][data-ready]", timeout=PATIENT)
+def ready(page: Page, before: str | None = None) -> None:
+    """Wait until a run other than `before` is done and its maps have come."""
+    page.wait_for_function(
+        """before => {
+          const { phase, ready } = document.querySelector("#scope .scope").dataset;
+          return phase === "done" && ready && ready !== before;
+        }""",
+        arg=before,
+        timeout=PATIENT,
+    )
 
 
 def heat(page: Page) -> bytes:
@@ -259,7 +250,16 @@ def test_text_of_users_and_models_is_never_markup(page):
 def test_bad_prompts_give_a_message_and_the_page_goes_on(page, prompt, message):
     ask(page, prompt)
     expect(page.get_by_text(message).first).to_be_visible(timeout=QUICK)
+    expect(page.locator("#scope [data-phase=running]")).to_have_count(0)
     answered(page, "caption en")
+
+
+def test_a_task_that_the_model_never_learnt_says_so(page):
+    page.get_by_text("Read text", exact=True).click()
+    expect(page.locator("#hint")).to_contain_text("not trained for it")
+    page.get_by_text("Caption", exact=True).click()
+    expect(page.locator("#hint")).not_to_contain_text("not trained for it")
+    expect(page.locator("#note")).to_have_text("Knows <b>nothing</b>.")
 
 
 def test_an_example_brings_its_picture_and_prompt(page):

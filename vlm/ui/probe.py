@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -25,19 +26,31 @@ STYLES = ("Greedy", "Temperature", "Top-p")
 def build(engine: Any, examples: list[Example]) -> None:
     """Lay out the tab in the Blocks that is open, and wire it."""
     store = Store(KEPT_BYTES)
+    about = engine.describe()
     begin = examples[0] if examples else Example(None, "caption en")
 
     with gr.Row(elem_id="probe"):
         with gr.Column(elem_id="ask", min_width=260):
-            picture, task, prompt, hint, run, stop = _question(begin)
+            picture, task, prompt, hint, run, stop = _question(begin, about)
             sampling = _sampling()
             shelf = _shelf(examples)
+            if about["note"]:
+                gr.HTML(html.escape(about["note"]), elem_id="note", js_on_load=None)
         opened = pictures.read(begin.picture) if begin.picture else None
         first = view.empty(engine, opened)
         scope = Scope(first, read=store.read, elem_id="scope")
 
     def picked(event: gr.EventData) -> tuple:
-        return _picked(examples[event.index])
+        example = examples[event.index]
+        task = prompts.of(example.prompt)
+        advice = prompts.advice(task, about["tasks"])
+        name = task.name if task else None
+        return str(example.picture), example.prompt, name, advice
+
+    def asked(name: str, prompt: str) -> tuple[str, str]:
+        task = prompts.named(name)
+        advice = prompts.advice(task, about["tasks"])
+        return prompts.rephrased(prompt or "", task), advice
 
     def preview(path: str | None) -> dict:
         return view.empty(engine, _refusing(pictures.read, path) if path else None)
@@ -55,11 +68,11 @@ def build(engine: Any, examples: list[Example]) -> None:
         if not image:
             raise _refusal("Choose a picture first: drop, paste or photograph one.")
         opened = _refusing(pictures.read, image)
-        asked = _refusing(prompts.cleaned, prompt)
+        question = _refusing(prompts.cleaned, prompt)
         sampler = _refusing(_sampler, style, temperature, top_p, seed)
         length = _refusing(_whole, max_tokens, "Maximum tokens", 1, MAX_TOKENS)
         try:
-            yield from _views(engine, store, opened, asked, sampler, length)
+            yield from _views(engine, store, opened, question, sampler, length)
         except ValueError as error:
             raise _refusal(str(error)) from error
 
@@ -75,16 +88,12 @@ def build(engine: Any, examples: list[Example]) -> None:
         concurrency_id="model",
         trigger_mode="once",
     )
-    stop.click(
-        lambda: gr.update(stopped_at=time.time()),
-        None,
-        scope,
-        cancels=running,
-        queue=False,
-        **quiet,
-    )
+    # A run that is stopped or fails has no last value to say so.
+    ended = {"fn": lambda: gr.update(stopped_at=time.time()), "outputs": scope}
+    stop.click(**ended, cancels=running, queue=False, **quiet)
+    running.failure(**ended, queue=False, **quiet)
     picture.change(preview, picture, scope, cancels=running, **quiet)
-    task.input(_asked, [task, prompt], [prompt, hint], queue=False, **quiet)
+    task.input(asked, [task, prompt], [prompt, hint], queue=False, **quiet)
     if shelf:
         shelf.pick(picked, None, [picture, prompt, task, hint], **quiet)
 
@@ -98,7 +107,7 @@ class Picture(gr.Image):
         return payload.path if payload else None
 
 
-def _question(begin: Example) -> tuple:
+def _question(begin: Example, about: dict) -> tuple:
     picture = Picture(
         str(begin.picture) if begin.picture else None,
         type="filepath",
@@ -132,7 +141,8 @@ def _question(begin: Example) -> tuple:
         placeholder="detect cat ; dog",
         elem_id="prompt",
     )
-    hint = gr.HTML(task.help if task else "", elem_id="hint", js_on_load=None)
+    advice = prompts.advice(task, about["tasks"])
+    hint = gr.HTML(advice, elem_id="hint", js_on_load=None)
     with gr.Row(elem_id="go"):
         run = gr.Button("Run", variant="primary", elem_id="run")
         stop = gr.Button("Stop", elem_id="stop")
@@ -155,17 +165,6 @@ def _shelf(examples: list[Example]) -> Examples | None:
         return None
     gr.HTML("<h2>Examples</h2>", elem_id="shelf-name", js_on_load=None)
     return Examples(Examples.shown(examples), elem_id="examples")
-
-
-def _picked(example: Example) -> tuple:
-    task = prompts.of(example.prompt)
-    name, help = (task.name, task.help) if task else (None, "")
-    return str(example.picture), example.prompt, name, help
-
-
-def _asked(name: str, prompt: str) -> tuple[str, str]:
-    task = prompts.named(name)
-    return prompts.rephrased(prompt or "", task), task.help
 
 
 def _views(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_CHARACTERS = 512
@@ -38,6 +39,19 @@ def of(prompt: str) -> Task | None:
     """The task that a prompt begins with."""
     begins = (task for task in TASKS if (prompt + " ").startswith(task.opening + " "))
     return next(begins, None)
+
+
+def advice(task: Task | None, learnt: Sequence[str]) -> str:
+    """A line of help, which says so where the checkpoint never learnt this task.
+
+    `learnt` holds the first words of the prompts that it was trained on; a checkpoint
+    that says nothing may have learnt any.
+    """
+    if task is None:
+        return ""
+    if learnt and task.opening.split()[0] not in learnt:
+        return f"{task.help} This model was not trained for it: expect nonsense."
+    return task.help
 
 
 def rephrased(prompt: str, task: Task) -> str:

@@ -126,7 +126,12 @@ def case(name: str, folder: Path) -> Case:
 
 
 def random_model(
-    name: str, seed: int = 3, *, vocabulary: int = VOCABULARY, image: int = IMAGE
+    name: str,
+    seed: int = 3,
+    *,
+    vocabulary: int = VOCABULARY,
+    image: int = IMAGE,
+    strength: float = 1.7,
 ) -> transformers.PaliGemmaForConditionalGeneration:
     text, vision, top = CASES[name]
     config = transformers.PaliGemmaConfig(
@@ -143,7 +148,7 @@ def random_model(
         if "embed_tokens" in key or "lm_head" in key:
             noise *= 0.1
         elif weight.dim() > 1:
-            noise *= 1.7 / weight[0].numel() ** 0.5
+            noise *= strength / weight[0].numel() ** 0.5
         else:
             noise = 0.3 * noise + float("layer_norm" in key and "weight" in key)
         weight.data.copy_(noise)

@@ -12,6 +12,7 @@ from engines import Pair, picture
 from PIL import Image
 
 import vlm
+from vlm.features import Features
 from vlm.samplers import Sampler
 
 PROMPT = "detect cat ; dog"
@@ -171,7 +172,7 @@ def test_the_tower_looks_once_per_image_content(pairs, monkeypatch) -> None:
 
 
 def test_kept_features_are_bounded_in_bytes() -> None:
-    kept = vlm.engine.Features(limit=100)
+    kept = Features(limit=100)
     for name in "abc":
         kept.put(name, torch.zeros(10))  # 40 bytes
         kept.get("a")

@@ -13,12 +13,12 @@ ROOT = Path(__file__).parent.parent
 
 # From the ground up. A folder is one name, and its files may import each other.
 FLOORS = (
-    "cache config layers tap",
+    "cache config features layers tap",
     "gemma siglip",
     "paligemma",
     "hub image masks samplers tokenizer",
-    "checkpoint graphs grounding quantize",
-    "engine trace",
+    "checkpoint graphs grounding quantize trace",
+    "engine",
     "contrastive probes",
     "vlm",  # the door: `import vlm`
     "batch tiny",

@@ -10,9 +10,7 @@ sampler) is made here and passed down.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +22,14 @@ from torch import Tensor
 
 from vlm import checkpoint
 from vlm.cache import KVCache
+from vlm.features import Features
 from vlm.grounding import Object, objects
-from vlm.image import image_key, pixels, to_rgb
+from vlm.image import image_key, pixels
 from vlm.paligemma import PaliGemma
 from vlm.samplers import Sampler, greedy
-from vlm.tap import Layout, Tap, Taps, Weights
+from vlm.tap import Layout, Tap, Taps
 from vlm.tokenizer import Tokenizer
+from vlm.trace import ImageShare
 
 CANDIDATES = 5
 KEPT_FEATURES = 256 << 20  # bytes
@@ -114,7 +114,6 @@ class Engine:
         that asks for the vision tower is shown a pass of its own.
         """
         watched = tap is not None and "vision" in tap.towers
-        image = to_rgb(image)
         key = image_key(image)
         kept = None if watched else self.features.get(key)
         if kept is None:
@@ -325,43 +324,3 @@ class Answer:
     steps: tuple[Step, ...]
     objects: tuple[Object, ...]
     timing: Timing
-
-
-class ImageShare(Tap):
-    """Of the last row's attention, the part on the first `image` keys."""
-
-    def __init__(self, image: int) -> None:
-        self.image = image
-        self.shares: list[Tensor] = []
-
-    def attention(self, tower: str, layer: int, weights: Weights) -> None:
-        if tower == "decoder":
-            row = weights(slice(-1, None))[0, :, 0]  # [N, S]
-            self.shares.append(row[:, : self.image].sum(-1).mean().cpu())
-
-    def take(self) -> float:
-        """The mean over the layers of the last pass."""
-        share = float(torch.stack(self.shares).mean())
-        self.shares.clear()
-        return share
-
-
-class Features:
-    """Image features by key, the least recently used dropped past `limit` bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.kept: OrderedDict[str, Tensor] = OrderedDict()
-        self.lock = threading.Lock()
-
-    def get(self, key: str) -> Tensor | None:
-        with self.lock:
-            if key in self.kept:
-                self.kept.move_to_end(key)
-            return self.kept.get(key)
-
-    def put(self, key: str, features: Tensor) -> None:
-        with self.lock:
-            self.kept[key] = features
-            while sum(kept.nbytes for kept in self.kept.values()) > self.limit:
-                self.kept.popitem(last=False)

@@ -102,3 +102,22 @@ class Trace(Tap):
             for layer in self.layers
         ]
         return torch.stack(rows)[..., : self.where.prefix].cpu()
+
+
+class ImageShare(Tap):
+    """Of the last row's attention, the part on the first `image` keys."""
+
+    def __init__(self, image: int) -> None:
+        self.image = image
+        self.shares: list[Tensor] = []
+
+    def attention(self, tower: str, layer: int, weights: Weights) -> None:
+        if tower == "decoder":
+            row = weights(slice(-1, None))[0, :, 0]  # [N, S]
+            self.shares.append(row[:, : self.image].sum(-1).mean().cpu())
+
+    def take(self) -> float:
+        """The mean over the layers of the last pass."""
+        share = float(torch.stack(self.shares).mean())
+        self.shares.clear()
+        return share

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import socket
 import struct
@@ -24,7 +25,7 @@ from playwright.sync_api import Page, expect
 from vlm.ui import page as pages
 
 EXAMPLES = Path(__file__).parents[1] / "assets" / "examples"
-PICTURE = EXAMPLES / "meadow.webp"
+PICTURE = EXAMPLES / "meadow.webp"  # 640 x 480
 QUICK, PATIENT = 20_000, 40_000  # milliseconds; a shared machine may be slow
 HOSTILE = "caption <img src=x onerror=window.pwned=1> ${window.pwned=2} {{value}} `'\\"
 
@@ -263,8 +264,15 @@ def test_a_task_that_the_model_never_learnt_says_so(page):
 
 
 def test_an_example_brings_its_picture_and_prompt(page):
+    shown = page.locator("#picture img").get_attribute("src")
+    prompt = json.loads((EXAMPLES / "examples.json").read_text())[1]["prompt"]
     page.locator("#examples button").nth(1).click()
-    expect(page.locator("#prompt textarea")).to_have_value("detect apple ; banana")
+    expect(page.locator("#prompt textarea")).to_have_value(prompt)
+    expect(page.locator("#picture img")).not_to_have_attribute("src", shown)
+
+
+def test_a_chip_brings_its_prompt_and_keeps_what_was_named(page):
+    page.fill("#prompt textarea", "detect apple ; banana")
     page.get_by_text("Segment", exact=True).click()
     expect(page.locator("#prompt textarea")).to_have_value("segment apple ; banana")
     expect(page.locator("#hint")).to_contain_text("mask")

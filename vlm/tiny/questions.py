@@ -78,7 +78,7 @@ def _detect(
 ) -> Answer | None:
     present = _kinds_of(scene)
     # Two classes: one of each sort, or any two where the scene allows both cases.
-    two = rng.random() < 0.25
+    two = rng.random() < 0.5
     sorts = [rng.random() < 0.5]
     if two:
         sorts.append(rng.random() < 0.5 if len(present) > 1 else not sorts[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vlm.config import EncoderConfig, GemmaConfig, PaliGemmaConfig, VisionConfig
 from vlm.tiny.questions import KINDS
 
-LOOKING = 0.3  # share of the time for the vision tower alone
+LOOKING = 0.255  # share of the time for the vision tower alone
 IMAGES = 16  # in a batch, on each rank
 QUESTIONS = 4  # about each of them
 # Chances of each task: at first, and from a third of the answering stage on. Finding

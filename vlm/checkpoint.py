@@ -208,7 +208,7 @@ def _open_weights(folder: Path, rows: dict[str, str]) -> dict[str, Stored]:
             file = safe_open(path, "pt")
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged ({error}); fetch it again") from error
-        for key in file.offset_keys():
+        for key in file.keys():
             if key.endswith(".position_ids"):  # a buffer that old versions wrote
                 continue
             name = rename(hub.unify(key), rows) or key

@@ -26,6 +26,7 @@ from vlm.ui import page as pages
 
 EXAMPLES = Path(__file__).parents[1] / "assets" / "examples"
 PICTURE = EXAMPLES / "meadow.webp"  # 640 x 480
+SIDE = 512  # pixels of the first example, which is square
 QUICK, PATIENT = 20_000, 40_000  # milliseconds; a shared machine may be slow
 HOSTILE = "caption <img src=x onerror=window.pwned=1> ${window.pwned=2} {{value}} `'\\"
 
@@ -105,10 +106,10 @@ def heat(page: Page) -> bytes:
 def spot(page: Page, x: float, y: float) -> tuple[float, float]:
     """Where a share of the picture's width and height is on the page."""
     box = page.locator("#scope .stage canvas").bounding_box()
-    scale = min(box["width"] / 640, box["height"] / 480)
-    left = box["x"] + (box["width"] - 640 * scale) / 2
-    top = box["y"] + (box["height"] - 480 * scale) / 2
-    return left + x * 640 * scale, top + y * 480 * scale
+    scale = min(box["width"] / SIDE, box["height"] / SIDE)
+    left = box["x"] + (box["width"] - SIDE * scale) / 2
+    top = box["y"] + (box["height"] - SIDE * scale) / 2
+    return left + x * SIDE * scale, top + y * SIDE * scale
 
 
 def test_an_uploaded_picture_is_answered_with_tokens_and_boxes(page, tmp_path):

@@ -36,7 +36,7 @@ def asked(request: pytest.FixtureRequest, any_case: Case) -> Batch:
     return batch(any_case.model, **QUESTIONS[request.param])
 
 
-def test_logits(any_case: Case, asked: Batch):
+def test_logits_are_transformers_logits(any_case: Case, asked: Batch):
     theirs = any_case.oracle(**asked.theirs()).logits
     ours = logits(any_case.model, asked)
     real = asked.seen.bool()
@@ -44,7 +44,7 @@ def test_logits(any_case: Case, asked: Batch):
     assert_close(ours[real].softmax(-1), theirs[real].softmax(-1), **PROBABILITIES)
 
 
-def test_loss_of_the_answer(any_case: Case):
+def test_the_loss_of_an_answer_is_transformers_loss(any_case: Case):
     asked = batch(any_case.model, answer=9)
     labels = asked.ids.masked_fill(asked.types == 0, -100)
     theirs = any_case.oracle(**asked.theirs(), labels=labels).loss
@@ -53,7 +53,7 @@ def test_loss_of_the_answer(any_case: Case):
     assert_close(ours, theirs, **PROBABILITIES)
 
 
-def test_image_features(any_case: Case):
+def test_image_features_are_transformers_features(any_case: Case):
     asked = batch(any_case.model, images=3)
     theirs = any_case.oracle.get_image_features(asked.pixels)
     seen = any_case.model.vision(asked.pixels)
@@ -62,7 +62,9 @@ def test_image_features(any_case: Case):
     assert_close(features, theirs.pooler_output, **FEATURES)
 
 
-def test_attention_of_every_decoder_layer(any_case: Case, asked: Batch):
+def test_attention_of_every_decoder_layer_is_transformers_attention(
+    any_case: Case, asked: Batch
+):
     theirs = any_case.oracle(**asked.theirs(), output_attentions=True).attentions
     tap = Recorder()
     logits(any_case.model, asked, tap=tap)
@@ -73,7 +75,7 @@ def test_attention_of_every_decoder_layer(any_case: Case, asked: Batch):
         assert_close(ours, expected, **ATTENTION)
 
 
-def test_attention_of_every_vision_layer(any_case: Case):
+def test_attention_of_every_vision_layer_is_transformers_attention(any_case: Case):
     asked = batch(any_case.model, images=2)
     tower = any_case.oracle.model.vision_tower
     theirs = tower(asked.pixels, output_attentions=True).attentions
@@ -83,7 +85,7 @@ def test_attention_of_every_vision_layer(any_case: Case):
         assert_close(ours, expected, **ATTENTION)
 
 
-def test_residual_stream_after_every_layer(any_case: Case, asked: Batch):
+def test_the_residual_stream_is_shown_after_every_layer(any_case: Case, asked: Batch):
     theirs = any_case.oracle(**asked.theirs(), output_hidden_states=True).hidden_states
     tap = Recorder()
     logits(any_case.model, asked, tap=tap)

@@ -1,4 +1,4 @@
-"""Make the embedded checkpoint: `python -m vlm.tiny --minutes 120 --out assets/tiny`.
+"""Make the embedded checkpoint: `python -m vlm.tiny --minutes 100 --out assets/tiny`.
 
 Two stages, each bounded by its share of the minutes and resumed where it was stopped:
 the vision tower learns to look, patch by patch; then all of it learns to answer.
@@ -20,11 +20,12 @@ from vlm.tiny.vocabulary import train_vocabulary
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m vlm.tiny", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("assets/tiny"))
-    parser.add_argument("--work", type=Path, default=Path("runs/tiny"))
-    parser.add_argument("--minutes", type=float, default=120.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--ranks", type=int, default=os.cpu_count())
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("assets/tiny"), help="the checkpoint's folder")
+    add("--work", type=Path, default=Path("runs/tiny"), help="states to go on from")
+    add("--minutes", type=float, default=100.0, help="of training, all stages together")
+    add("--seed", type=int, default=0)
+    add("--ranks", type=int, default=os.cpu_count(), help="one per core, without a GPU")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     if not (options.work / "tokenizer.model").exists():

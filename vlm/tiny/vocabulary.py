@@ -65,7 +65,11 @@ write written wrong year you young your zebra
 def train_vocabulary(path: str | Path) -> None:
     """Train the sentencepiece model and write it."""
     # Only training needs the protobuf package, to add pieces to what was trained.
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+    try:
+        from sentencepiece.sentencepiece_model_pb2 import ModelProto
+    except ModuleNotFoundError as error:
+        need = "making a vocabulary needs protobuf: pip install protobuf"
+        raise ModuleNotFoundError(need) from error
 
     trained = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(

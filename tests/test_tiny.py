@@ -207,6 +207,14 @@ def test_packed_questions_do_not_see_each_other(lessons: Lessons) -> None:
     torch.testing.assert_close(packed[:, -last.shape[1] :], last, atol=1e-5, rtol=0)
 
 
+def test_a_stage_that_goes_on_is_given_other_scenes(lessons: Lessons) -> None:
+    drawn = []
+    for steps in (0, 20, 0):
+        lessons.seed(1, 0, steps)
+        drawn.append(lessons.scenes(1)[0].image.tobytes())
+    assert drawn[0] == drawn[2] != drawn[1]
+
+
 @pytest.mark.parametrize("packed", [True, False])
 def test_labels_stand_where_the_answer_is_predicted(
     lessons: Lessons, tokenizer: Tokenizer, packed: bool

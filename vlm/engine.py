@@ -27,7 +27,7 @@ from vlm.grounding import Object, objects
 from vlm.image import image_key, pixels
 from vlm.paligemma import PaliGemma
 from vlm.samplers import Sampler, greedy
-from vlm.tap import Layout, Tap, Taps
+from vlm.tap import LOOK_AWAY, Layout, Tap, Taps
 from vlm.tokenizer import Tokenizer
 from vlm.trace import ImageShare
 
@@ -107,13 +107,13 @@ class Engine:
         }
 
     @torch.no_grad()
-    def look(self, image: Image.Image, tap: Tap | None = None) -> Tensor:
+    def look(self, image: Image.Image, tap: Tap = LOOK_AWAY) -> Tensor:
         """Image features [1, P, D]: vision tower and projector, once per image.
 
         They are kept by the image's content, least recently used first to go. A tap
         that asks for the vision tower is shown a pass of its own.
         """
-        watched = tap is not None and "vision" in tap.towers
+        watched = "vision" in tap.towers
         key = image_key(image)
         kept = None if watched else self.features.get(key)
         if kept is None:
@@ -193,15 +193,30 @@ class Engine:
         return self.tokenizer.text_ids(prompt) + self.tokenizer.answer_ids(answer)
 
     @torch.no_grad()
-    def _prefill(self, images, ids, layout, *, last, cache=None, tap=None) -> Tensor:
+    def _prefill(
+        self,
+        images: Sequence[Image.Image],
+        ids: list[int],
+        layout: Layout,
+        *,
+        last: int,
+        cache: KVCache | None = None,
+        tap: Tap = LOOK_AWAY,
+    ) -> Tensor:
         features = torch.cat([self.look(image, tap) for image in images], dim=1)
-        ids = torch.tensor([ids], device=self.device)
-        prefix = torch.arange(ids.shape[1], device=self.device)[None] < layout.prefix
-        how = {"tap": tap} if tap else {}
-        return self.model(ids, features, prefix=prefix, cache=cache, last=last, **how)
+        row = torch.tensor([ids], device=self.device)
+        prefix = torch.arange(len(ids), device=self.device)[None] < layout.prefix
+        return self.model(row, features, prefix=prefix, cache=cache, tap=tap, last=last)
 
     def _stream(
-        self, images, prompt, answer, sampler, max_tokens, tap, ends
+        self,
+        images: Sequence[Image.Image],
+        prompt: str,
+        answer: str,
+        sampler: Sampler,
+        max_tokens: int,
+        tap: Tap | None,
+        ends: frozenset[int],
     ) -> Iterator[Step]:
         ids, layout = self._sequence(len(images), prompt, answer)
         cache = KVCache(self.config.decoder.depth, len(ids) + max_tokens)

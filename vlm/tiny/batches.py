@@ -38,13 +38,17 @@ class Lessons:
     """An endless supply of scenes and questions, the same for the same seed."""
 
     def __init__(
-        self, stock: Stock, tokenizer: Tokenizer, *, size: int, grid: int, seed: int
+        self, stock: Stock, tokenizer: Tokenizer, *, size: int, grid: int, seed: int = 0
     ) -> None:
         self.stock = stock
         self.tokenizer = tokenizer
         self.size = size
         self.grid = grid
-        self.rng = np.random.default_rng(seed)
+        self.seed(seed)
+
+    def seed(self, *numbers: int) -> None:
+        """Begin anew; other numbers make other scenes and questions."""
+        self.rng = np.random.default_rng(numbers)
 
     def scenes(self, count: int) -> list[Scene]:
         return [

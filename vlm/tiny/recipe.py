@@ -8,8 +8,8 @@ from vlm.tiny.questions import KINDS
 LOOKING = 0.255  # share of the time for the vision tower alone
 IMAGES = 16  # in a batch, on each rank
 QUESTIONS = 4  # about each of them
-# Chances of each task: at first, and from a third of the answering stage on. Finding
-# and refusing come first; what rests on them follows.
+# Chances of each task: at first, and from WIDEN of the answering stage on. Finding and
+# refusing come first; what rests on them follows.
 FIRST = {"detect": 0.45, "exists": 0.45, "caption": 0.1}
 LATER = {
     "detect": 0.36,

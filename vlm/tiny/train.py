@@ -48,7 +48,6 @@ def train(rank: int, ranks: int, port: int, options: argparse.Namespace) -> None
         tokenizer,
         size=config.vision.image_size,
         grid=config.vision.grid,
-        seed=options.seed * 1000 + rank + torch.randint(1 << 30, ()).item(),
     )
 
     def looking(progress: float):
@@ -71,7 +70,7 @@ def train(rank: int, ranks: int, port: int, options: argparse.Namespace) -> None
         ("looking", recipe.LOOKING, looking, lambda name: 1.0, recipe.IMAGES),
         ("answering", 1 - recipe.LOOKING, answering, slow_eye, recipe.IMAGES),
     ):
-        Stage(
+        stage = Stage(
             name,
             options.minutes * share,
             student,
@@ -79,7 +78,10 @@ def train(rank: int, ranks: int, port: int, options: argparse.Namespace) -> None
             optimizers(student, factor),
             options.work,
             pictures * ranks,
-        ).run()
+        )
+        # A stage that goes on must not draw the scenes of its beginning again.
+        lessons.seed(options.seed, rank, stage.steps)
+        stage.run()
     if rank == 0:
         save(student.model, options.out)
         shutil.copy(file, options.out / "tokenizer.model")

@@ -49,13 +49,13 @@ class Stage:
         self.spent = 0.0
         self.steps = 0
         self.means: dict[str, float] = {}
+        self._resume()
 
     @property
     def state_file(self) -> Path:
         return self.folder / f"{self.name}.pt"
 
     def run(self) -> None:
-        self._resume()
         self.student.train()
         saved = self.spent
         while self.spent < self.seconds:

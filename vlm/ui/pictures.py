@@ -6,10 +6,11 @@ import os
 import warnings
 from pathlib import Path
 
-import numpy as np
 from gradio.processing_utils import save_pil_to_cache
 from gradio.utils import get_upload_folder
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+from vlm.image import to_rgb
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 40_000_000
@@ -24,7 +25,7 @@ def read(path: str | os.PathLike) -> Image.Image:
             with Image.open(path, formats=FORMATS) as image:
                 _check_size(*image.size)
                 image.load()
-                return _on_white(ImageOps.exif_transpose(image))
+                return to_rgb(image)
     except UnidentifiedImageError:
         kinds = "PNG, JPEG, WebP, GIF, BMP or TIFF"
         raise ValueError(f"This file is not a picture. Take a {kinds} file.") from None
@@ -59,23 +60,3 @@ def _check_size(width: int, height: int) -> None:
 def _too_large(size: str) -> str:
     limit = MAX_PIXELS // 1_000_000
     return f"This picture has {size} pixels; at most {limit} million. Make it smaller."
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return _stretched(image)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _stretched(image: Image.Image) -> Image.Image:
-    # PIL clips 16-bit and float pictures at 255, which makes most of them white.
-    values = np.nan_to_num(np.asarray(image, dtype=np.float32))
-    low, high = float(values.min()), float(values.max())
-    if image.mode.startswith("I;16") or (image.mode == "I" and high > 255):
-        low, high = 0.0, max(65535.0, high)
-    levels = (values - low) * (255 / max(high - low, 1e-6))
-    return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert("RGB")

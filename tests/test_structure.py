@@ -16,9 +16,10 @@ FLOORS = (
     "cache config features layers tap",
     "gemma siglip",
     "paligemma",
-    "hub image masks samplers tokenizer",
+    "caption hub image masks samplers tokenizer",
+    "weights",
     "checkpoint graphs grounding quantize trace",
-    "engine",
+    "engine pair_checkpoint",
     "contrastive probes",
     "vlm",  # the door: `import vlm`
     "batch tiny",

@@ -11,6 +11,7 @@ heat = vlm.probes.image_attention(trace, step.index, layer=-1)
 """
 
 from vlm import probes
+from vlm.contrastive import Pair, clip_loss, load_pair, siglip_loss
 from vlm.engine import Answer, Candidate, Engine, Step, load
 from vlm.grounding import Object, objects
 from vlm.samplers import Temperature, TopK, TopP, greedy
@@ -22,14 +23,18 @@ __all__ = [
     "Candidate",
     "Engine",
     "Object",
+    "Pair",
     "Step",
     "Tap",
     "Temperature",
     "TopK",
     "TopP",
     "Trace",
+    "clip_loss",
     "greedy",
     "load",
+    "load_pair",
     "objects",
     "probes",
+    "siglip_loss",
 ]

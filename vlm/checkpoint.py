@@ -7,27 +7,19 @@ to a model that was built on `meta`, so that nothing is held twice.
 
 from __future__ import annotations
 
-import json
-import math
-import os
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import dispatch_model, infer_auto_device_map
 from accelerate.utils import get_max_memory
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from vlm import hub
+from vlm import hub, weights
 from vlm.config import PaliGemmaConfig
 from vlm.hub import EMBEDDING, HEAD, Progress, config_json, rename
 from vlm.paligemma import PaliGemma
-
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+from vlm.weights import INDEX, WEIGHTS, read_json
 
 
 def find(
@@ -61,7 +53,7 @@ def read_config(folder: Path) -> PaliGemmaConfig:
     Raises:
         ValueError: it is no PaliGemma that can be built here.
     """
-    raw = _read_json(folder / "config.json")
+    raw = read_json(folder / "config.json")
     if "quantization_config" in raw:
         raise ValueError(
             f"the weights in {folder} are quantized; load the checkpoint that they "
@@ -70,7 +62,7 @@ def read_config(folder: Path) -> PaliGemmaConfig:
     config = PaliGemmaConfig.from_hf(raw)
     if not (generation := folder / "generation_config.json").is_file():
         return config
-    more = _read_json(generation).get("eos_token_id") or []
+    more = read_json(generation).get("eos_token_id") or []
     more = more if isinstance(more, list) else [more]
     return replace(config, eos=tuple(dict.fromkeys((*config.eos, *more))))
 
@@ -94,7 +86,8 @@ def load_model(
     Raises:
         ValueError: files, config and device do not go together.
     """
-    stored = _open_weights(folder, hub.rows(post_norms=config.decoder.post_norms))
+    post_norms = config.decoder.post_norms
+    stored = weights.open_weights(folder, hub.rows(post_norms=post_norms))
     head, embedding = stored.get(HEAD), stored.get(EMBEDDING)
     # A mere copy of the embedding is dropped. A head that differs is a head of its own,
     # whatever the config says: transformers decides the same way.
@@ -104,10 +97,11 @@ def load_model(
     config = replace(config, decoder=replace(config.decoder, tied_head=tied))
     with torch.device("meta"):
         model = PaliGemma(config)
-    _check(stored, model, folder)
+    back = hub.rows(post_norms=post_norms, back=True)
+    weights.check(stored, _named(model), folder, back=back)
 
-    home = _home(device)
-    dtype = _dtype(dtype, stored, home)
+    home = weights.choose_device(device)
+    dtype = weights.choose_dtype(dtype, stored, home)
     places = {"": home}
     if str(device) == "auto" and home.type == "cuda":
         places = place(model, dtype, max_memory)
@@ -166,85 +160,9 @@ def save(
     Raises:
         ValueError: parts of the model are offloaded and cannot be copied.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    state = _named(model)
-    if away := [name for name, tensor in state.items() if tensor.is_meta]:
-        raise ValueError(f"load it on one device to save it; away are {_some(away)}")
     back = hub.rows(post_norms=model.config.decoder.post_norms, back=True)
-    tensors = {
-        rename(name, back): tensor.to("cpu", dtype).contiguous()
-        for name, tensor in state.items()
-    }
-    raw = {**config_json(model.config), "torch_dtype": str(dtype)[6:]}
-    (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
-    # The model may be mapped from this very file, which must not change under it.
-    fresh = folder / f"{WEIGHTS}.part"
-    save_file(tensors, fresh, metadata={"format": "pt"})
-    os.replace(fresh, folder / WEIGHTS)
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A tensor in a file that is mapped into memory."""
-
-    file: Any
-    key: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    def read(self) -> Tensor:
-        return self.file.get_tensor(self.key)
-
-    def same(self, other: Stored) -> bool:
-        return self.shape == other.shape and torch.equal(self.read(), other.read())
-
-
-def _open_weights(folder: Path, rows: dict[str, str]) -> dict[str, Stored]:
-    """The folder's tensors under our names; one that no row knows keeps its own."""
-    stored: dict[str, Stored] = {}
-    for path in _files(folder):
-        try:
-            file = safe_open(path, "pt")
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged ({error}); fetch it again") from error
-        for key in file.keys():
-            if key.endswith(".position_ids"):  # a buffer that old versions wrote
-                continue
-            name = rename(hub.unify(key), rows) or key
-            if name in stored:
-                raise ValueError(f"{stored[name].key} and {key} are the same tensor")
-            part = file.get_slice(key)
-            if (kind := part.get_dtype()) not in DTYPES:
-                raise ValueError(f"{key} is of type {kind}; {KNOWN}")
-            stored[name] = Stored(file, key, tuple(part.get_shape()), DTYPES[kind])
-    return stored
-
-
-def _files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    shards = set(_read_json(folder / INDEX).get("weight_map", {}).values())
-    paths = [folder / Path(shard).name for shard in sorted(shards)]
-    if absent := [path.name for path in paths if not path.is_file()]:
-        raise ValueError(f"{folder} lacks {_some(absent)}, which {INDEX} names")
-    return paths
-
-
-def _check(stored: dict[str, Stored], model: PaliGemma, folder: Path) -> None:
-    wanted = _named(model)
-    back = hub.rows(post_norms=model.config.decoder.post_norms, back=True)
-    faults = {
-        "missing": [rename(name, back) for name in wanted if name not in stored],
-        "unknown": [stored[name].key for name in stored if name not in wanted],
-        "misshaped": [
-            f"{tensor.key} {list(tensor.shape)} instead of {list(wanted[name].shape)}"
-            for name, tensor in stored.items()
-            if name in wanted and tensor.shape != wanted[name].shape
-        ],
-    }
-    if found := "; ".join(f"{k}: {_some(v)}" for k, v in faults.items() if v):
-        raise ValueError(f"config.json and weights in {folder} do not match. {found}")
+    tensors = {rename(name, back): tensor for name, tensor in _named(model).items()}
+    weights.write(folder, tensors, config_json(model.config), dtype)
 
 
 def _named(model: PaliGemma) -> dict[str, Tensor]:
@@ -253,49 +171,3 @@ def _named(model: PaliGemma) -> dict[str, Tensor]:
     if model.config.decoder.tied_head:
         del state[HEAD]
     return state
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" * (len(names) > 8))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-
-
-# As safetensors spells them.
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-KNOWN = "known are float32, bfloat16 and float16"
-
-
-def _dtype(
-    dtype: str | torch.dtype, stored: dict[str, Stored], home: torch.device
-) -> torch.dtype:
-    if str(dtype) != "auto":
-        for known in DTYPES.values():
-            if str(dtype) in (str(known), str(known)[6:]):
-                return known
-        raise ValueError(f"dtype {dtype!r} is not to be had; {KNOWN}, and 'auto'")
-    sizes = Counter()
-    for tensor in stored.values():
-        sizes[tensor.dtype] += math.prod(tensor.shape)
-    # Most CPUs are slow in half precision, and a small model has the room.
-    small = home.type == "cpu" and sizes.total() < 1e9
-    return torch.float32 if small else sizes.most_common(1)[0][0]
-
-
-def _home(device: str | torch.device) -> torch.device:
-    """Where all of it goes; under "auto", where it goes if it fits."""
-    here = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    here += ["mps", "cpu"] if torch.backends.mps.is_available() else ["cpu"]
-    try:
-        return torch.empty(
-            0, device=here[0] if str(device) == "auto" else device
-        ).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device {str(device)!r} is not here; choose from auto, {', '.join(here)}"
-        ) from error

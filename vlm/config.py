@@ -66,6 +66,35 @@ class PaliGemmaConfig:
 
 
 @dataclass(frozen=True)
+class PairConfig:
+    """SigLIP's two towers, which meet in vectors as wide as the vision tower."""
+
+    vision: VisionConfig
+    text: TextConfig
+
+    @classmethod
+    def from_hf(cls, raw: dict[str, Any]) -> PairConfig:
+        """Read the `config.json` of a SiglipModel.
+
+        Raises:
+            ValueError: it is no SigLIP, or its towers do not meet.
+        """
+        if raw.get("model_type") != "siglip":
+            raise ValueError(
+                f"config.json says model_type {raw.get('model_type')!r}; "
+                "this loads 'siglip' pairs of an image and a text tower"
+            )
+        vision = VisionConfig.from_hf(raw.get("vision_config") or {})
+        text = TextConfig.from_hf(raw.get("text_config") or {})
+        if text.projection != vision.encoder.width:
+            raise ValueError(
+                f"texts become vectors of {text.projection}, images of "
+                f"{vision.encoder.width}; they cannot be compared"
+            )
+        return cls(vision=vision, text=text)
+
+
+@dataclass(frozen=True)
 class VisionConfig:
     """SigLIP's vision tower: square images cut into square patches."""
 
@@ -90,6 +119,26 @@ class VisionConfig:
             image_size=_square(raw.get("image_size", 224)),
             patch_size=_square(raw["patch_size"]),
             channels=raw.get("num_channels", 3),
+            encoder=EncoderConfig.from_hf(raw),
+        )
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """SigLIP's text tower: always `length` ids, to a vector of `projection`."""
+
+    vocabulary: int
+    length: int
+    projection: int
+    encoder: EncoderConfig
+
+    @classmethod
+    def from_hf(cls, raw: dict[str, Any]) -> TextConfig:
+        raw = {**SIGLIP_TEXT, **raw}
+        return cls(
+            vocabulary=raw["vocab_size"],
+            length=raw["max_position_embeddings"],
+            projection=raw.get("projection_size") or raw["hidden_size"],
             encoder=EncoderConfig.from_hf(raw),
         )
 
@@ -186,6 +235,14 @@ SIGLIP_VISION = {
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
     "patch_size": 16,
+}
+SIGLIP_TEXT = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "vocab_size": 32000,
+    "max_position_embeddings": 64,
 }
 PALIGEMMA_VISION = {
     "hidden_size": 1152,

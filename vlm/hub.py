@@ -10,9 +10,10 @@ from typing import Any
 from huggingface_hub import errors, snapshot_download
 from tqdm import tqdm
 
-from vlm.config import GemmaConfig, PaliGemmaConfig
+from vlm.config import EncoderConfig, GemmaConfig, PaliGemmaConfig, VisionConfig
 
 Progress = Callable[[str], None]  # told in words what is being done
+VOCABULARIES = ("tokenizer.model", "spiece.model")  # Gemma's, the first SigLIP's
 
 
 def rename(name: str, rows: dict[str, str]) -> str | None:
@@ -24,8 +25,12 @@ def rename(name: str, rows: dict[str, str]) -> str | None:
 
 
 def rows(*, post_norms: bool, back: bool = False) -> dict[str, str]:
-    """Patterns to templates, from the Hub's names to ours or back."""
-    table = ROWS | (NORMS_WITH_POST if post_norms else NORMS)
+    """Patterns to templates, from PaliGemma's names on the Hub to ours or back."""
+    return patterns(ROWS | (NORMS_WITH_POST if post_norms else NORMS), back=back)
+
+
+def patterns(table: dict[str, str], *, back: bool = False) -> dict[str, str]:
+    """Patterns to templates, from the left of a table to its right or back."""
     if back:
         table = {ours: theirs for theirs, ours in table.items()}
 
@@ -49,9 +54,31 @@ LAYOUTS = (
     (r"vision_tower\.(?!vision_model\.)", "vision_tower.vision_model."),
 )
 
+
+def encoder_rows(theirs: str, ours: str, *, norm: str) -> dict[str, str]:
+    """The rows of a SigLIP encoder, whose last norm has another name in each tower."""
+    layer, block = theirs + "encoder.layers.{n}.", ours + "blocks.{n}."
+    return {
+        layer + "layer_norm1.{part}": block + "attention_norm.{part}",
+        layer + "self_attn.{qkv}_proj.{part}": block + "attention.{qkv}.{part}",
+        layer + "self_attn.out_proj.{part}": block + "attention.out.{part}",
+        layer + "layer_norm2.{part}": block + "mlp_norm.{part}",
+        layer + "mlp.fc1.{part}": block + "mlp.up.{part}",
+        layer + "mlp.fc2.{part}": block + "mlp.down.{part}",
+        theirs + norm + ".{part}": ours + "norm.{part}",
+    }
+
+
+def vision_rows(theirs: str) -> dict[str, str]:
+    """The rows of the vision tower."""
+    return {
+        theirs + "embeddings.patch_embedding.{part}": "vision.patches.{part}",
+        theirs + "embeddings.position_embedding.weight": "vision.positions.weight",
+        **encoder_rows(theirs, "vision.encoder.", norm="post_layernorm"),
+    }
+
+
 LAYER, BLOCK = "language_model.model.layers.{n}.", "decoder.blocks.{n}."
-TOWER = "vision_tower.vision_model."
-SIGHT, SEEING = TOWER + "encoder.layers.{n}.", "vision.encoder.blocks.{n}."
 EMBEDDING, HEAD = "decoder.embedding.weight", "decoder.head.weight"
 WORDS = {"n": r"\d+", "qkv": "[qkv]", "gate": "gate|up|down", "part": "weight|bias"}
 
@@ -65,15 +92,7 @@ ROWS = {
     "language_model.model.norm.weight": "decoder.norm.scale",
     "language_model.lm_head.weight": HEAD,
     "multi_modal_projector.linear.{part}": "projector.{part}",
-    TOWER + "embeddings.patch_embedding.{part}": "vision.patches.{part}",
-    TOWER + "embeddings.position_embedding.weight": "vision.positions.weight",
-    SIGHT + "layer_norm1.{part}": SEEING + "attention_norm.{part}",
-    SIGHT + "self_attn.{qkv}_proj.{part}": SEEING + "attention.{qkv}.{part}",
-    SIGHT + "self_attn.out_proj.{part}": SEEING + "attention.out.{part}",
-    SIGHT + "layer_norm2.{part}": SEEING + "mlp_norm.{part}",
-    SIGHT + "mlp.fc1.{part}": SEEING + "mlp.up.{part}",
-    SIGHT + "mlp.fc2.{part}": SEEING + "mlp.down.{part}",
-    TOWER + "post_layernorm.{part}": "vision.encoder.norm.{part}",
+    **vision_rows("vision_tower.vision_model."),
 }
 # `post_attention_layernorm` is a trap: it stands before the MLP, unless there are norms
 # behind the branches, and then it is one of those.
@@ -91,7 +110,7 @@ def config_json(config: PaliGemmaConfig) -> dict[str, Any]:
     Raises:
         ValueError: neither generation of Gemma has these features together.
     """
-    decoder, vision, encoder = config.decoder, config.vision, config.vision.encoder
+    decoder, vision = config.decoder, config.vision
     eos = config.eos[0] if len(config.eos) == 1 else list(config.eos)
     ids = {"bos_token_id": config.bos, "eos_token_id": eos, "pad_token_id": config.pad}
     said = {"tasks": list(config.tasks), "note": config.note}
@@ -111,19 +130,33 @@ def config_json(config: PaliGemmaConfig) -> dict[str, Any]:
             "num_image_tokens": vision.patches,
         },
         "vision_config": {
-            "model_type": "siglip_vision_model",
-            "image_size": vision.image_size,
-            "patch_size": vision.patch_size,
-            "num_channels": vision.channels,
-            "hidden_size": encoder.width,
-            "num_hidden_layers": encoder.depth,
-            "num_attention_heads": encoder.heads,
-            "intermediate_size": encoder.mlp_width,
-            "layer_norm_eps": encoder.eps,
-            "hidden_act": encoder.activation,
+            **vision_json(vision),
             "projection_dim": decoder.width,
             "vision_use_head": False,
         },
+    }
+
+
+def vision_json(config: VisionConfig) -> dict[str, Any]:
+    """The inverse of `VisionConfig.from_hf`."""
+    return {
+        "model_type": "siglip_vision_model",
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "num_channels": config.channels,
+        **encoder_json(config.encoder),
+    }
+
+
+def encoder_json(config: EncoderConfig) -> dict[str, Any]:
+    """The inverse of `EncoderConfig.from_hf`."""
+    return {
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.mlp_width,
+        "layer_norm_eps": config.eps,
+        "hidden_act": config.activation,
     }
 
 
@@ -186,7 +219,12 @@ def download(
             name,
             revision=revision,
             token=token,
-            allow_patterns=["*.json", "*.safetensors", "tokenizer.model"],
+            allow_patterns=[
+                "*.json",
+                "*.safetensors",
+                "tokenizer.model",
+                "spiece.model",
+            ],
             tqdm_class=Bar if progress else None,
         )
     except errors.GatedRepoError as error:

@@ -47,6 +47,7 @@ class FakeEngine:
         self.layers, self.heads, self.grid = layers, heads, grid
         self.delay = delay
         self.live = 0
+        self.masks = None
         self.tokenizer = Words()
 
     def describe(self) -> dict:

@@ -25,6 +25,8 @@ from vlm.cache import KVCache
 from vlm.features import Features
 from vlm.grounding import Object, objects
 from vlm.image import image_key, pixels
+from vlm.masks import FILE as MASKS
+from vlm.masks import Masks
 from vlm.paligemma import PaliGemma
 from vlm.samplers import Sampler, greedy
 from vlm.tap import LOOK_AWAY, Layout, Tap, Taps
@@ -45,6 +47,8 @@ def load(
     progress: Callable[[str], None] | None = None,
 ) -> Engine:
     """Load a PaliGemma 1 or 2 checkpoint in Hugging Face layout.
+
+    Where a masks.safetensors lies beside the weights, objects come with masks.
 
     Args:
         source: a folder, or a Hub name such as "google/paligemma2-3b-mix-224".
@@ -67,19 +71,27 @@ def load(
     tell("Reading weights")
     model = checkpoint.load_model(folder, config, device=device, dtype=dtype)
     name = Path(source).name if Path(source).is_dir() else str(source)
-    return Engine(model, tokenizer, name=name)
+    path = folder / MASKS
+    masks = Masks.load(path) if path.is_file() else None
+    return Engine(model, tokenizer, name=name, masks=masks)
 
 
 class Engine:
     """A model, its tokenizer, and what is kept between questions."""
 
     def __init__(
-        self, model: PaliGemma, tokenizer: Tokenizer, *, name: str = "paligemma"
+        self,
+        model: PaliGemma,
+        tokenizer: Tokenizer,
+        *,
+        name: str = "paligemma",
+        masks: Masks | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.config = model.config
         self.name = name
+        self.masks = masks
         self.features = Features(KEPT_FEATURES)
 
     @property
@@ -168,10 +180,11 @@ class Engine:
             first = first or time.perf_counter() - start
             steps.append(step)
         total = time.perf_counter() - start
+        size = self._images(image)[0].size
         return Answer(
             text=self.tokenizer.decode(step.token for step in steps),
             steps=tuple(steps),
-            objects=tuple(objects(steps, self._images(image)[0].size)),
+            objects=tuple(objects(steps, size, masks=self.masks)),
             timing=Timing(first_token=first or total, total=total, tokens=len(steps)),
         )
 

@@ -31,8 +31,8 @@ def objects(
 ) -> list[Object]:
     """What an answer, finished or still growing, says is where.
 
-    `size` is (W, H) of the original image in pixels; `masks` decodes masks and is
-    asked on every call, so let it remember what it decoded.
+    `size` is (W, H) of the original image in pixels; `masks` decodes masks, such as
+    `engine.masks`. It is asked on every call, so let it remember what it decoded.
 
     An answer may be cut or malformed anywhere, and nothing of it raises:
 

@@ -191,11 +191,12 @@ def _views(
             clock = time.perf_counter()
             steps.append(step)
             store.add(run, f"a{step.index}", _entry(trace, step))
+            found = vlm.objects(steps, image.size, masks=engine.masks)
             now = {
                 **now,
                 "text": now["text"] + step.text,
                 "tokens": [*now["tokens"], view.token(engine, step)],
-                "objects": view.objects(vlm.objects(steps, image.size)),
+                "objects": view.objects(found),
                 "timing": _timing(now["timing"], clock - began, len(steps)),
             }
             if len(steps) == 1 or clock - shown >= PAUSE:

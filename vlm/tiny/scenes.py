@@ -23,23 +23,24 @@ from vlm.tiny.backgrounds import PIXELS as GROUND
 from vlm.tiny.backgrounds import make_backgrounds
 from vlm.tiny.sprites import ASSETS, Sprite, load_sprites
 
-COUNTS = (0.03, 0.25, 0.27, 0.25, 0.13, 0.07)  # chances of 0, 1, 2 .. 5 things
+COUNTS = (0.03, 0.23, 0.26, 0.22, 0.13, 0.08, 0.05)  # chances of 0, 1 .. 6 things
 REPEAT = 0.3  # chance that a further thing is of a kind already there
-LARGEST = (
-    0.85,
-    0.6,
-    0.57,
-    0.5,
-    0.45,
-)  # longest side, of the scene, by number of things
+# Longest side, of the scene, by number of things.
+LARGEST = (0.85, 0.6, 0.57, 0.5, 0.45, 0.42)
 SMALLEST = 0.22
 HIDDEN = 0.25  # how much of a thing later ones may cover
 TRIES = 8  # places tried for a thing before it is left out
 PLAIN = 0.15  # share of white and grey backgrounds
 LEVELS = (96, 68, 48, 34, 24)  # longest sides at which a drawing is kept
 HUES = 12  # steps in a full turn of the hue
+SKETCHED = 0.1  # share of things whose drawing is reduced to its lines
+SKETCH = -1  # instead of a hue
+WEATHER = 0.3  # share of scenes in another light
 # A car may be of any colour; a banana or a cat may not.
-COLORABLE = {"ball", "boat", "car", "cup", "fish", "flower", "house", "mushroom"}
+COLORABLE = {
+    *("ball", "boat", "car", "cup", "fish", "flower", "house", "mushroom"),
+    *("butterfly", "bus", "star", "heart", "umbrella", "balloon"),
+}
 COLORS = (
     *("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown"),
     *("black", "white", "grey"),
@@ -87,7 +88,10 @@ class Stock:
         self._looks: dict[tuple[str, int, int], Look] = {}
 
     def look(self, kind: str, number: int, hue: int) -> Look:
-        """Drawing `number` of a kind with its hue turned by `hue` of HUES steps."""
+        """Drawing `number` of a kind, its hue turned by `hue` of HUES steps.
+
+        With SKETCH for the hue, only its lines on white.
+        """
         key = kind, number, hue
         if key not in self._looks:
             self._looks[key] = _make_look(self.sprites[kind][number], hue)
@@ -112,12 +116,13 @@ def compose(
     whole: list[int] = []  # pixels of each thing, were it alone
     chosen = _choose_kinds(rng, stock.kinds if kinds is None else kinds)
     for kind in chosen:
-        turned = kind in COLORABLE and rng.random() < 0.5
-        hue = int(rng.integers(HUES)) if turned else 0
-        look = stock.look(kind, int(rng.integers(len(stock.sprites[kind]))), hue)
+        number = int(rng.integers(len(stock.sprites[kind])))
+        look = stock.look(kind, number, _choose_hue(rng, kind))
         patch = _pose(rng, look, size, LARGEST[len(chosen) - 1])
         if _place(rng, patch, canvas, owner, whole):
             looks.append((kind, look))
+    if rng.random() < WEATHER:
+        canvas = _change_light(rng, canvas)
     things = []
     for number, (kind, look) in enumerate(looks, 1):
         mask = owner == number
@@ -135,6 +140,21 @@ def _choose_kinds(rng: np.random.Generator, kinds: Sequence[str]) -> list[str]:
         pool = chosen if repeat else kinds
         chosen.append(pool[int(rng.integers(len(pool)))])
     return chosen
+
+
+def _choose_hue(rng: np.random.Generator, kind: str) -> int:
+    if rng.random() < SKETCHED:
+        return SKETCH
+    turned = kind in COLORABLE and rng.random() < 0.5
+    return int(rng.integers(HUES)) if turned else 0
+
+
+def _change_light(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
+    """Dim or brighten, tint a little, flatten or deepen the contrast."""
+    gain = rng.uniform(0.6, 1.25) * rng.uniform(0.9, 1.1, 3)
+    lift = rng.uniform(-25, 40)
+    curve = np.clip(np.arange(256)[:, None] * gain + lift, 0, 255).astype(np.uint8)
+    return np.stack([curve[canvas[..., c], c] for c in range(3)], axis=2)
 
 
 def _draw_background(
@@ -222,7 +242,11 @@ def _box(mask: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def _make_look(sprite: Sprite, hue: int) -> Look:
-    image = _turn_hue(sprite, hue) if hue else sprite.image
+    image = sprite.image
+    if hue == SKETCH:
+        image = _sketch(image)
+    elif hue:
+        image = _turn_hue(sprite, hue)
     levels = []
     for longest in LEVELS:
         scale = longest / max(image.size)
@@ -232,6 +256,18 @@ def _make_look(sprite: Sprite, hue: int) -> Look:
         level.paste(image.resize((width, height), Image.Resampling.LANCZOS), (1, 1))
         levels.append(level.convert("RGBa"))
     return Look(sprite.style, name_color(image), tuple(levels))
+
+
+def _sketch(image: Image.Image) -> Image.Image:
+    """Dark lines on white, where the brightness of a drawing jumps or it ends."""
+    alpha = np.array(image.getchannel("A"), float)
+    grey = np.array(image.convert("L"), float)
+    # Beyond its edge the drawing goes on as black, so that the edge is a line too.
+    grey = np.pad(np.where(alpha > 127, grey + 128, 0), 1)
+    jump = np.hypot(grey[1:-1, 2:] - grey[1:-1, :-2], grey[2:, 1:-1] - grey[:-2, 1:-1])
+    shade = 255 - np.clip(3 * (jump - 16), 0, 235)
+    bands = [Image.fromarray(shade.astype(np.uint8))] * 3
+    return Image.merge("RGBA", [*bands, image.getchannel("A")])
 
 
 def _turn_hue(sprite: Sprite, hue: int) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Drawings of sixteen kinds of things, in several styles.
+"""Drawings of twenty-eight kinds of things, in several styles.
 
 The embedded checkpoint learns from scenes made of these drawings.  They are kept
 as one picture per style (`<style>.webp`, with alpha) and one `sprites.json` which
@@ -19,10 +19,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageChops, ImageDraw, ImageOps
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "sprites"
-STYLES = ("noto", "noto-v1", "fxemoji", "fluent-emoji", "fluent-emoji-flat")
+STYLES = (
+    *("noto", "noto-v1", "fxemoji", "fluent-emoji", "fluent-emoji-flat"),
+    "fluent-emoji-high-contrast",
+)
 PIXELS = 96  # longest side of a drawing
 COLUMNS = 6  # drawings in a row of a style's picture
 
@@ -45,6 +48,18 @@ DRAWINGS = {
     "boat": ("sailboat",),
     "house": ("house",),
     "ball": ("soccer-ball", "basketball"),
+    "rabbit": ("rabbit",),
+    "elephant": ("elephant",),
+    "butterfly": ("butterfly",),
+    "snail": ("snail",),
+    "bus": ("bus",),
+    "airplane": ("airplane",),
+    "rocket": ("rocket",),
+    "star": ("star",),
+    "heart": ("red-heart",),
+    "umbrella": ("umbrella",),
+    "balloon": ("balloon",),
+    "cake": ("birthday-cake",),
 }
 # Where a style has other names, or its drawing under the usual name differs too much.
 EXCEPTIONS = {
@@ -60,7 +75,15 @@ EXCEPTIONS = {
     ("fxemoji", "cup"): ("hotbeverage",),
     ("fxemoji", "house"): ("housebuilding",),
     ("fxemoji", "ball"): ("soccerball", "tennisball"),
+    ("fxemoji", "rabbit"): (),  # it has a face only
+    ("fxemoji", "butterfly"): (),
+    ("fxemoji", "star"): ("whitemediumstar",),  # the usual one has rays
+    ("fxemoji", "umbrella"): ("umbrellawithraindrops",),  # the usual one is closed
+    ("fxemoji", "heart"): ("redheart",),
+    ("fxemoji", "cake"): ("birthdaycake",),
 }
+# Drawn with lines alone: whatever they enclose becomes paper.
+OUTLINES = {"fluent-emoji-high-contrast", "emojione-monotone"}
 # This boat stands before a square of sky, which would be part of its outline.
 SKIES = {("fxemoji", "sailboat"): '<path fill="#D7F4F7" '}
 
@@ -115,10 +138,12 @@ def _draw_style(path: Path, style: str) -> Iterator[tuple[str, str, Image.Image]
     for kind, usual in DRAWINGS.items():
         names = EXCEPTIONS.get((style, kind), usual)
         present = [name for name in names if name in icons["icons"]]
-        if not present:
+        if names and not present:
             raise ValueError(f"{path} has 0 of the {len(names)} drawings {names}")
         for name in present:
-            yield kind, name, _draw(icons, name, SKIES.get((style, name)))
+            image = _draw(icons, name, SKIES.get((style, name)))
+            image = _fill(image) if style in OUTLINES else image
+            yield kind, name, _trim(image)
 
 
 def _draw(icons: dict, name: str, sky: str | None) -> Image.Image:
@@ -137,7 +162,21 @@ def _draw(icons: dict, name: str, sky: str | None) -> Image.Image:
         f'viewBox="0 0 {width} {height}">{body}</svg>'
     )
     large = resvg_py.svg_to_bytes(svg_string=svg, width=4 * PIXELS)
-    image = Image.open(io.BytesIO(bytes(large))).convert("RGBA")
+    return Image.open(io.BytesIO(bytes(large))).convert("RGBA")
+
+
+def _fill(image: Image.Image) -> Image.Image:
+    """Lay white paper under a line drawing, as far as its lines enclose."""
+    open_air = ImageOps.expand(image.getchannel("A"), 1)  # a way round the drawing
+    ImageDraw.floodfill(open_air, (0, 0), 255, thresh=128)
+    lines = image.getchannel("A").point(lambda alpha: 255 * (alpha > 128))
+    outside = ImageChops.subtract(ImageOps.crop(open_air, 1), lines)
+    paper = Image.new("RGBA", image.size, "white")
+    paper.putalpha(outside.point(lambda value: 255 * (value < 255)))
+    return Image.alpha_composite(paper, image)
+
+
+def _trim(image: Image.Image) -> Image.Image:
     # Faint shadows do not count as a part of the thing.
     visible = image.getchannel("A").point(lambda alpha: 255 * (alpha > 64))
     image = image.crop(visible.getbbox())

@@ -18,7 +18,7 @@ from transformers.models.siglip.image_processing_pil_siglip import (
 import vlm
 from vlm.tiny.vocabulary import train_vocabulary
 
-PIECES = 1921
+PIECES = 2228
 
 
 @dataclass(frozen=True)

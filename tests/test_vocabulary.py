@@ -18,11 +18,12 @@ from vlm.hub import config_json
 from vlm.image import pixels
 from vlm.tiny import recipe
 from vlm.tiny.processor import processor_files
-from vlm.tiny.questions import TASKS, WORDS, Question, ask
+from vlm.tiny.questions import SPOKEN, TASKS, WORDS, Question, ask
 from vlm.tiny.scenes import Stock, compose
 from vlm.tiny.sprites import load_sprites
 from vlm.tiny.vocabulary import (
     CODED,
+    COMMON,
     CONTROL,
     MARKS,
     check_vocabulary,
@@ -83,9 +84,16 @@ def asked(scenes: int) -> Iterator[Question]:
     rng = np.random.default_rng(11)
     stock = Stock(load_sprites(), backgrounds=4)
     for _ in range(scenes):
-        scene = compose(rng, stock)
-        found = (ask(rng, scene, task) for task in TASKS)
-        yield from filter(None, found)
+        scene = compose(rng, stock, masks=True)
+        for task in TASKS:
+            for language in SPOKEN[task]:
+                question = ask(rng, scene, task, language=language, codes=codes_of)
+                if question is not None:
+                    yield question
+
+
+def codes_of(mask: np.ndarray) -> list[int]:
+    return [int(mask.sum()) * n % 128 for n in range(16)]
 
 
 def prompt_of(processor: PaliGemmaProcessor, text: str) -> list[int]:
@@ -101,7 +109,8 @@ def answer_of(processor: PaliGemmaProcessor, text: str) -> list[int]:
 def test_transformers_makes_the_same_ids_of_questions_and_answers(
     tokenizer, processor, questions
 ):
-    assert {question.task for question in questions} == set(TASKS)
+    spoken = {(task, language) for task in TASKS for language in SPOKEN[task]}
+    assert {(question.task, question.language) for question in questions} == spoken
     for question in questions:
         ours = tokenizer.prompt(question.prefix, patches=64)
         assert ours == prompt_of(processor, question.prefix)
@@ -163,9 +172,31 @@ def test_questions_and_answers_fall_into_words_marks_and_locations(
         for text in (question.prefix + "\n", question.suffix):
             pieces = [*map(tokenizer.piece, tokenizer.answer_ids(text))]
             assert "".join(pieces) == text and {*pieces} <= known
-            # A box is four locations and its name; between two are " ;" and " ".
-            boxes = text.count("<loc") // 4
-            assert not boxes or len(pieces) == 7 * boxes - 2
+        # A box is four locations and its name; between two are " ;" and " ".
+        boxes = question.suffix.count("<loc") // 4
+        codes = question.suffix.count("<seg")
+        assert codes in (0, 16 * boxes)
+        assert not boxes or len(pieces) == 7 * boxes + codes - 2
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("zwei Häuser und ein Haus", ["zwei", " Häuser", " und", " ein", " Haus"]),
+        ("Herz, Herzen", ["Herz", ",", " Herzen"]),
+        ("Ball Bälle Ballons balls", ["Ball", " Bälle", " Ballons", " balls"]),
+        ("bus buses Bus Busse?", ["bus", " buses", " Bus", " Busse", "?"]),
+        ("question de oben links", ["question", " de", " oben", " links"]),
+        ("eine rote Schildkröte", ["eine", " rote", " Schildkröte"]),
+    ],
+)
+def test_a_word_in_another_stays_whole(tokenizer, text, expected):
+    assert [*map(tokenizer.piece, tokenizer.answer_ids(text))] == expected
+
+
+def test_a_word_of_the_questions_is_not_listed_as_another_that_people_write():
+    assert not {*WORDS} & {*COMMON.split()}
+    assert len(COMMON.split()) == len({*COMMON.split()})
 
 
 def test_boxes_are_parted_by_a_mark_and_a_space(tokenizer):
@@ -199,7 +230,7 @@ def test_the_check_notices_a_vocabulary_that_is_not_as_promised(folder, tmp_path
     from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
     good = folder / "tokenizer.model"
-    assert check_vocabulary(good).startswith("769 pieces, 1152 locations and codes")
+    assert check_vocabulary(good).startswith("1076 pieces, 1152 locations and codes")
     model = ModelProto.FromString(good.read_bytes())
     next(p for p in model.pieces if p.piece == f"{SPACE}penguin").piece = "unseen"
     (tmp_path / "bad.model").write_bytes(model.SerializeToString())

@@ -1,7 +1,8 @@
 """Make the embedded checkpoint: `python -m vlm.tiny --minutes 100 --out assets/tiny`.
 
-Two stages, each bounded by its share of the minutes and resumed where it was stopped:
-the vision tower learns to look, patch by patch; then all of it learns to answer.
+First the vocabulary and the codebook of masks, which take minutes; then two stages,
+each bounded by its share of the minutes and resumed where it was stopped: the towers
+learn to look, patch by patch and caption by caption; then all of it learns to answer.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from pathlib import Path
 import torch
 import torch.multiprocessing as mp
 
+from vlm.masks import FILE as MASKS
+from vlm.tiny.looking import LOSSES
+from vlm.tiny.masking import train_masks
 from vlm.tiny.train import train
 from vlm.tiny.vocabulary import train_vocabulary
 
@@ -26,10 +30,14 @@ def main() -> None:
     add("--minutes", type=float, default=100.0, help="of training, all stages together")
     add("--seed", type=int, default=0)
     add("--ranks", type=int, default=os.cpu_count(), help="one per core, without a GPU")
+    add("--start", type=Path, help="a checkpoint to begin from, of the same shape")
+    add("--loss", choices=LOSSES, default=LOSSES[0], help="that teaches the pair")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     if not (options.work / "tokenizer.model").exists():
         train_vocabulary(options.work / "tokenizer.model")
+    if not (options.work / MASKS).exists():
+        train_masks(options.work)
     ranks = 1 if torch.cuda.is_available() else options.ranks
     if ranks == 1:
         train(0, 1, 0, options)

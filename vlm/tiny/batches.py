@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,14 +10,20 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from vlm.tiny.questions import KINDS, TASKS, Question, ask, keywords
+from vlm.caption import Captions
+from vlm.masks import GRID as CELLS
+from vlm.masks import Masks
+from vlm.tiny.answering import IGNORE, Texts
+from vlm.tiny.language import ENGLISH
+from vlm.tiny.looking import DETAIL, LEVELS, Pictures
+from vlm.tiny.questions import KINDS, SPOKEN, TASKS, Question, ask, keywords
 from vlm.tiny.scenes import Scene, Stock, Thing, compose
-from vlm.tiny.student import IGNORE, LEVELS, Pictures, Texts
 from vlm.tokenizer import Tokenizer
 
 COVERED = 1 / 8  # of a patch, for the patch to show a thing
 LOOKED_AT = 1 / 4  # of a patch, for the thing to be looked for there
-SHORT = ("exists", "count", "color", "where")  # every word of the answer is about it
+# Every word of the answer is about what is asked for.
+SHORT = ("exists", "count", "color", "where", "larger", "beside", "region")
 
 
 @dataclass(frozen=True)
@@ -35,16 +42,30 @@ class Part:
 
 
 class Lessons:
-    """An endless supply of scenes and questions, the same for the same seed."""
+    """An endless supply of scenes and questions, the same for the same seed.
+
+    Args:
+        masks: which codes stand for a mask, where masks are asked for.
+        size, grid: of a picture, in pixels and in patches along a side.
+    """
 
     def __init__(
-        self, stock: Stock, tokenizer: Tokenizer, *, size: int, grid: int, seed: int = 0
+        self,
+        stock: Stock,
+        tokenizer: Tokenizer,
+        *,
+        captions: Captions,
+        masks: Masks | None,
+        size: int,
+        grid: int,
     ) -> None:
         self.stock = stock
         self.tokenizer = tokenizer
+        self.captions = captions
+        self.masks = masks
         self.size = size
         self.grid = grid
-        self.seed(seed)
+        self.seed(0)
 
     def seed(self, *numbers: int) -> None:
         """Begin anew; other numbers make other scenes and questions."""
@@ -57,9 +78,17 @@ class Lessons:
         ]
 
     def questions(
-        self, scene: Scene, chances: dict[str, float], count: int
+        self,
+        scene: Scene,
+        chances: dict[str, float],
+        count: int,
+        *,
+        foreign: float = 0.0,
     ) -> list[Question]:
         """`count` questions, each of a task drawn by its chance.
+
+        `foreign` is the chance of another language than English, for tasks that are
+        asked in it.
 
         One may come twice: to leave out repetitions would leave out kinds that are
         there, which are few, more often than kinds that are not.
@@ -68,7 +97,11 @@ class Lessons:
         found: list[Question] = []
         while len(found) < count:
             task = str(self.rng.choice(tasks, p=weights / weights.sum()))
-            question = ask(self.rng, scene, task)
+            language = ENGLISH
+            if self.rng.random() < foreign:
+                language = SPOKEN[task][int(self.rng.integers(len(SPOKEN[task])))]
+            codes = self.masks and self.masks.encode
+            question = ask(self.rng, scene, task, language=language, codes=codes)
             if question is not None:
                 found.append(question)
         return found
@@ -76,8 +109,10 @@ class Lessons:
     def pictures(self, scenes: list[Scene]) -> Pictures:
         pixels = np.stack([np.asarray(scene.image) for scene in scenes])
         pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-        kinds, edges = zip(*(self._patches(scene) for scene in scenes))
-        return Pictures(pixels, torch.stack(kinds), torch.stack(edges))
+        patches = zip(*(self._patches(scene) for scene in scenes))
+        told = [ask(self.rng, scene, "caption").suffix for scene in scenes]
+        captions = self.captions.ids(told)
+        return Pictures(pixels, *(torch.stack(part) for part in patches), captions)
 
     def texts(
         self, scenes: list[Scene], asked: list[list[Question]], *, packed: bool
@@ -108,6 +143,7 @@ class Lessons:
             picture=torch.stack(picture),
             targets=targets,
             first=first,
+            coded=(labels >= self.tokenizer.first_seg) & valid,
             tasks=TASKS,
         )
 
@@ -149,11 +185,16 @@ class Lessons:
         targets = torch.zeros(len(asked + answer), self.grid**2, dtype=torch.bool)
         for row, token in enumerate(asked):
             targets[row] = self._of_kind(token, scene, cover)
-        edge = 0
+        edge = cell = 0
         for row, token in enumerate(answer, len(asked) - 1):
             if self.tokenizer.loc(token) is not None:
                 targets[row] |= cover[id(question.target[edge // 4])]
                 edge += 1
+            elif self.tokenizer.seg(token) is not None:
+                targets[row] |= self._around(
+                    question.target[edge // 4 - 1], cell % CELLS**2
+                )
+                cell += 1
             elif keywords(self.tokenizer.piece(token)):
                 targets[row] |= self._of_kind(token, scene, cover)
             elif question.task in SHORT and token != self.tokenizer.eos:
@@ -176,10 +217,21 @@ class Lessons:
                 found |= cover[id(thing)]
         return found
 
-    def _patches(self, scene: Scene) -> tuple[Tensor, Tensor]:
-        """What each patch shows: kind [P] (last: nothing) and edges [P, 4]."""
+    def _around(self, thing: Thing, cell: int) -> Tensor:
+        """The patches under a cell of a thing's mask, bool [P]; at least one."""
+        x1, y1, x2, y2 = (value * self.grid / self.size for value in thing.box)
+        row, column = divmod(cell, CELLS)
+        top, left = y1 + row / CELLS * (y2 - y1), x1 + column / CELLS * (x2 - x1)
+        bottom, right = top + (y2 - y1) / CELLS, left + (x2 - x1) / CELLS
+        found = torch.zeros(self.grid, self.grid, dtype=torch.bool)
+        found[int(top) : math.ceil(bottom), int(left) : math.ceil(right)] = True
+        return found.flatten()
+
+    def _patches(self, scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
+        """What each patch shows: kinds [P], edges [P, 4] and shapes, see `Pictures`."""
         kinds = torch.full((self.grid**2,), len(KINDS))
         edges = torch.zeros(self.grid**2, 4, dtype=torch.long)
+        shapes = torch.zeros(self.grid**2, DETAIL**2, dtype=torch.bool)
         best = np.full(self.grid**2, COVERED)
         for thing in scene.things:
             share = self._share(thing)
@@ -189,7 +241,8 @@ class Lessons:
             box = torch.tensor([y1, x1, y2, x2]) * LEVELS / self.size
             kinds[shows] = KINDS.index(thing.kind)
             edges[shows] = box.long().clamp(max=LEVELS - 1)
-        return kinds, edges
+            shapes[shows] = torch.from_numpy(self._cells(thing, DETAIL) > 0.5)[shows]
+        return kinds, edges, shapes
 
     def _cover(self, thing: Thing) -> Tensor:
         """Patches where a thing is to be looked for, bool [P]; at least one."""
@@ -197,6 +250,11 @@ class Lessons:
         return torch.from_numpy(share >= min(LOOKED_AT, share.max()))
 
     def _share(self, thing: Thing) -> np.ndarray:
-        side = self.size // self.grid
-        cells = thing.mask.reshape(self.grid, side, self.grid, side)
-        return cells.mean((1, 3)).reshape(-1)
+        return self._cells(thing, 1)[:, 0]
+
+    def _cells(self, thing: Thing, parts: int) -> np.ndarray:
+        """How much of each patch's parts x parts cells a thing fills, [P, parts^2]."""
+        side = self.size // self.grid // parts
+        shape = self.grid, parts, side, self.grid, parts, side
+        cells = thing.mask.reshape(shape).mean((2, 5))  # [rows, parts, columns, parts]
+        return cells.transpose(0, 2, 1, 3).reshape(self.grid**2, parts**2)

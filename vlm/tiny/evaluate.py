@@ -2,127 +2,167 @@
 
     python -m vlm.tiny.evaluate assets/tiny
     python -m vlm.tiny.evaluate assets/tiny --sprites FOLDER   # drawings never seen
+    python -m vlm.tiny.evaluate assets/tiny --sheet OUT.webp --json OUT.json
 
-Plain greedy decoding through the engine, as on the page; nothing is helped.
+Plain greedy decoding through the engine, as on the page; nothing is helped. The
+figures are the same for any number of processes.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import defaultdict
-from collections.abc import Iterable
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
+import torch
+from PIL import Image
 
 import vlm
-from vlm.grounding import Object
-from vlm.tiny.questions import TASKS, Question, ask, keywords
-from vlm.tiny.scenes import Scene, Stock, Thing, compose
+from vlm.grounding import CODES
+from vlm.tiny.figures import Figure, figures, table
+from vlm.tiny.grading import MAX_TOKENS, Case, Mark, grade
+from vlm.tiny.questions import SPOKEN, TASKS, Question, ask
+from vlm.tiny.scenes import Stock, compose
+from vlm.tiny.sheet import Cell, draw_sheet
 from vlm.tiny.sprites import ASSETS, load_sprites
 
-SEED = 20_000_003  # scenes of training come from other seeds, see `batches.Lessons`
-FIGURES = {
-    "found": "asked thing is there: a box of it with IoU >= 0.5",
-    "refused": "asked thing is absent: no box",
-    "precision": "boxes that lie on such a thing with IoU >= 0.5",
-    "pointing": "loc tokens whose most looked-at patch lies in their box (layer 2)",
-    "exists": "is there a ...? right",
-    "count": "how many ...? right",
-    "color": "what color is the ...? right",
-    "where": "where is the ...? right",
-    "caption": "captions that name just the kinds that are there",
-    "named": "of the kinds that are there, named in the caption",
-    "describe": "descriptions that name just the kinds that are there",
-}
+SEED = 20_000_003
+SCENES = 1000
+SHOWN = 20  # scenes of the sheet, the first ones
+TEXTS = 20  # that a pair chooses from
 
 
 def evaluate(
-    engine: vlm.Engine, stock: Stock, *, scenes: int = 300
-) -> dict[str, tuple[float, int]]:
-    """Each of FIGURES: its mean, and over how many cases."""
-    rng = np.random.default_rng(SEED)
-    cases: dict[str, list[float]] = defaultdict(list)
-    for _ in range(scenes):
-        size = engine.config.vision.image_size
-        scene = compose(rng, stock, size=size, masks=True)
-        for task in TASKS:
-            question = ask(rng, scene, task)
-            if question is not None:
-                for figure, value in grade(engine, scene, question):
-                    cases[figure].append(float(value))
-    return {
-        name: (float(np.mean(cases[name])), len(cases[name]))
-        for name in FIGURES
-        if cases[name]
-    }
+    checkpoint: Path,
+    sprites: Path = ASSETS,
+    *,
+    scenes: int = SCENES,
+    pair: Path | None = None,
+    processes: int = 1,
+) -> dict[str, Figure]:
+    """Every figure of a checkpoint on that many scenes; each process asks of its own.
+
+    `pair` is the folder of an image and a text tower, to be evaluated as well.
+    """
+    marks: list[Mark] = []
+    start = time.monotonic()
+    with ProcessPoolExecutor(
+        processes,
+        # A forked process would wait for threads that it has not got.
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=torch.set_num_threads,
+        initargs=(1,),
+    ) as pool:
+        share = partial(_examine_scene, checkpoint, sprites)
+        for done, some in enumerate(pool.map(share, range(scenes), chunksize=4), 1):
+            marks += some
+            _tell(done, scenes, time.monotonic() - start)
+    if pair is not None:
+        marks += choose_texts(vlm.load_pair(pair), load_stock(sprites), scenes=scenes)
+    return figures(marks)
 
 
-def grade(
-    engine: vlm.Engine, scene: Scene, question: Question
-) -> Iterable[tuple[str, float]]:
-    """Figures that one question's answer adds to, and what it adds."""
-    trace = vlm.Trace()
-    answer = engine.generate(scene.image, question.prefix, max_tokens=64, tap=trace)
-    if question.task == "detect":
-        yield from _grade_boxes(scene, question, answer.objects)
-        yield from _grade_pointing(engine, question, answer.objects, trace)
-    elif question.task in ("caption", "describe"):
-        there = {thing.kind for thing in scene.things}
-        named = keywords(answer.text)
-        yield question.task, named == there
-        if question.task == "caption":
-            for kind in sorted(there):
-                yield "named", kind in named
-    else:
-        yield question.task, answer.text.strip() == question.suffix
+def exam(number: int, stock: Stock, *, size: int) -> list[Question]:
+    """What is asked about scene `number` of the evaluation.
+
+    Two questions are to detect something, as most figures are about that.
+    """
+    rng = dice(number)
+    scene = compose(rng, stock, size=size, masks=True)
+    asked = [
+        ask(rng, scene, task, language=language, codes=lambda mask: (0,) * CODES)
+        for task in ("detect", *TASKS)
+        for language in SPOKEN[task]
+    ]
+    return [question for question in asked if question is not None]
 
 
-def _grade_boxes(
-    scene: Scene, question: Question, objects: tuple[Object, ...]
-) -> Iterable[tuple[str, float]]:
-    boxed = [thing for thing in objects if thing.complete]
-    for kind in question.prefix.removeprefix("detect ").split(" ; "):
-        mine = [thing.box for thing in boxed if thing.label.strip() == kind]
-        true = [thing.box for thing in scene.things if thing.kind == kind]
-        if true:
-            yield "found", any(overlap(a, b) >= 0.5 for a in mine for b in true)
-        else:
-            yield "refused", not mine
-        for box in mine:
-            yield "precision", any(overlap(box, other) >= 0.5 for other in true)
+def examine(engine: vlm.Engine, questions: Iterable[Question]) -> list[Mark]:
+    """Ask about a scene, whose image is looked at once for all questions.
+
+    A checkpoint that has no masks is not asked to segment.
+    """
+    able = engine.masks is not None
+    asked = [q for q in questions if able or q.task != "segment"]
+    return [mark for question in asked for mark in grade(engine, question)]
 
 
-def _grade_pointing(
-    engine: vlm.Engine,
-    question: Question,
-    objects: tuple[Object, ...],
-    trace: vlm.Trace,
-) -> Iterable[tuple[str, float]]:
-    """Only boxes that are right: a wrong one has no place to be looked at."""
-    grid, size = engine.config.vision.grid, engine.config.vision.image_size
-    for thing in objects:
-        for other in question.target if thing.complete else ():
-            if overlap(thing.box, other.box) >= 0.5:
-                for index in thing.tokens[:4]:
-                    heat = vlm.probes.image_attention(trace, index, layer=2).mean(0)
-                    row, column = divmod(int(heat.argmax()), grid)
-                    yield "pointing", _inside(row, column, size / grid, other)
+def dice(number: int) -> np.random.Generator:
+    """The random numbers of scene `number`.
+
+    A spawned sequence differs from that of any plain numbers, which training's are,
+    so that none of its seeds makes these scenes.
+    """
+    return np.random.default_rng(np.random.SeedSequence(SEED, spawn_key=(number,)))
 
 
-def _inside(row: int, column: int, side: float, thing: Thing) -> bool:
-    x, y = (column + 0.5) * side, (row + 0.5) * side
-    x1, y1, x2, y2 = thing.box
-    return x1 <= x < x2 and y1 <= y < y2
+def choose_texts(pair: vlm.Pair, stock: Stock, *, scenes: int) -> Iterator[Case]:
+    """Whether a pair finds a scene's caption among those of 19 others.
+
+    The others are the next ones, each with other things in it than all before; where
+    there are not so many, there is no case.
+    """
+    size = pair.config.vision.image_size
+    shown = [compose(dice(number), stock, size=size) for number in range(scenes)]
+    captions = [ask(dice(0), scene, "caption").suffix for scene in shown]
+    # Ranked by softmax, since the sigmoid of two texts can be rounded to the same 1.
+    scores = pair.scores([scene.image for scene in shown], captions, loss="softmax")
+    things = [tuple(sorted(thing.kind for thing in scene.things)) for scene in shown]
+    for i, row in enumerate(scores):
+        first: dict[tuple[str, ...], int] = {}
+        for j in (*range(i, scenes), *range(i)):
+            first.setdefault(things[j], j)
+        own, *others = list(first.values())[:TEXTS]
+        if len(others) == TEXTS - 1:
+            yield Case("pair", bool(row[own] > row[others].max()))
 
 
-def overlap(a: tuple, b: tuple) -> float:
-    """Intersection over union of two boxes x1, y1, x2, y2."""
-    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
-    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    areas = [max(0.0, c[2] - c[0]) * max(0.0, c[3] - c[1]) for c in (a, b)]
-    union = sum(areas) - width * height
-    return width * height / union if union else 0.0
+def show(engine: vlm.Engine, stock: Stock) -> Image.Image:
+    """The first scenes, each with its first question and what was answered."""
+    cells = []
+    for number in range(SHOWN):
+        first = exam(number, stock, size=side_of(engine))[0]
+        image = first.scene.image
+        answer = engine.generate(image, first.prefix, max_tokens=MAX_TOKENS)
+        cells.append(Cell(first, answer.text, answer.objects))
+    return draw_sheet(cells)
+
+
+def side_of(engine: vlm.Engine) -> int:
+    return engine.config.vision.image_size
+
+
+@cache
+def load_stock(sprites: Path) -> Stock:
+    """Its backgrounds are drawn from another seed than in training too."""
+    return Stock(load_sprites(sprites), seed=SEED)
+
+
+@cache
+def load_engine(checkpoint: Path) -> vlm.Engine:
+    return vlm.load(checkpoint)
+
+
+def _examine_scene(checkpoint: Path, sprites: Path, number: int) -> list[Mark]:
+    """A part of one process's work; it keeps what it has loaded for the next."""
+    engine = load_engine(checkpoint)
+    questions = exam(number, load_stock(sprites), size=side_of(engine))
+    return examine(engine, questions)
+
+
+def _tell(done: int, scenes: int, seconds: float) -> None:
+    left = seconds / done * (scenes - done)
+    line = f"\r{done} of {scenes} scenes, {left / 60:.1f} minutes left "
+    print(line, end="\n" if done == scenes else "", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -131,15 +171,36 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkpoint", type=Path, nargs="?", default="assets/tiny")
-    parser.add_argument("--sprites", type=Path, default=ASSETS)
-    parser.add_argument("--scenes", type=int, default=300)
+    add = parser.add_argument
+    add("checkpoint", type=Path, nargs="?", default=Path("assets/tiny"))
+    add("--sprites", type=Path, default=ASSETS, help="a folder of drawings")
+    add("--scenes", type=int, default=SCENES)
+    add("--pair", type=Path, help="default: CHECKPOINT-pair, if it is there")
+    add("--processes", type=int, default=os.cpu_count())
+    add("--sheet", type=Path, help=f"draw the first {SHOWN} scenes into this picture")
+    add("--json", type=Path, help="write the figures into this file")
     options = parser.parse_args()
-    # Backgrounds are drawn from another seed than in training too.
-    stock = Stock(load_sprites(options.sprites), seed=SEED)
-    figures = evaluate(vlm.load(options.checkpoint), stock, scenes=options.scenes)
-    for name, (mean, count) in figures.items():
-        print(f"{name:10} {mean:6.1%}  of {count:4}  {FIGURES[name]}")
+    beside = options.checkpoint.with_name(f"{options.checkpoint.name}-pair")
+    pair = options.pair or (beside if beside.exists() else None)
+    asked = f"{options.checkpoint}{f' and {pair}' if pair else ''}"
+    print(f"{asked}, plain greedy decoding, {options.scenes} scenes of seed {SEED},")
+    print(f"drawings of {options.sprites}\n", flush=True)
+    found = evaluate(
+        options.checkpoint,
+        options.sprites,
+        scenes=options.scenes,
+        pair=pair,
+        processes=options.processes,
+    )
+    print(table(found))
+    if options.json:
+        kept = {"checkpoint": str(options.checkpoint), "sprites": str(options.sprites)}
+        kept |= {"seed": SEED, "scenes": options.scenes}
+        kept |= {"figures": {name: asdict(figure) for name, figure in found.items()}}
+        options.json.write_text(json.dumps(kept, indent=1) + "\n")
+    if options.sheet:
+        engine = load_engine(options.checkpoint)
+        show(engine, load_stock(options.sprites)).save(options.sheet, quality=85)
 
 
 if __name__ == "__main__":

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from vlm.config import EncoderConfig, GemmaConfig, PaliGemmaConfig, VisionConfig
+from vlm.config import (
+    EncoderConfig,
+    GemmaConfig,
+    PairConfig,
+    PaliGemmaConfig,
+    TextConfig,
+    VisionConfig,
+)
 from vlm.tiny.questions import KINDS
 
-LOOKING = 0.255  # share of the time for the vision tower alone
+LOOKING = 0.25  # share of the time for the towers alone
 IMAGES = 16  # in a batch, on each rank
 QUESTIONS = 4  # about each of them
 # Chances of each task: at first, and from WIDEN of the answering stage on. Finding and
 # refusing come first; what rests on them follows.
-FIRST = {"detect": 0.45, "exists": 0.45, "caption": 0.1}
+FIRST = {"detect": 0.42, "exists": 0.4, "caption": 0.1, "segment": 0.08}
 LATER = {
-    "detect": 0.36,
-    "exists": 0.16,
-    "caption": 0.16,
+    "detect": 0.26,
+    "exists": 0.12,
+    "caption": 0.12,
     "count": 0.1,
-    "color": 0.08,
-    "where": 0.08,
-    "describe": 0.06,
+    "color": 0.07,
+    "where": 0.06,
+    "segment": 0.09,
+    "region": 0.05,
+    "describe": 0.04,
+    "beside": 0.04,
+    "larger": 0.03,
+    "question": 0.02,
 }
-WIDEN = 0.3
+WIDEN = 0.25
+FOREIGN = 0.3  # chance that the language is drawn: half of these are not in English
 PACKED = 0.6  # share of the answering stage with several questions in a row
 
 
@@ -61,9 +74,30 @@ def configuration(pieces: int) -> PaliGemmaConfig:
         bos=2,
         eos=(1,),
         pad=0,
-        tasks=("caption", "describe", "answer", "detect"),
+        tasks=("caption", "describe", "answer", "question", "detect", "segment"),
         note=(
-            f"This small model knows {len(KINDS)} kinds of drawn things: "
-            f"{', '.join(KINDS)}. Photographs are beyond it."
+            f"A small model for drawn scenes. It knows {len(KINDS)} kinds of things: "
+            f"{', '.join(KINDS)}. Photographs are beyond it: for those, start with "
+            "--model google/paligemma2-3b-mix-224."
+        ),
+    )
+
+
+def pair_configuration(config: PaliGemmaConfig) -> PairConfig:
+    """A text tower of 0.8 M parameters beside the same image tower."""
+    return PairConfig(
+        vision=config.vision,
+        text=TextConfig(
+            vocabulary=config.decoder.vocabulary,
+            length=32,
+            projection=config.vision.encoder.width,
+            encoder=EncoderConfig(
+                width=128,
+                depth=3,
+                heads=4,
+                mlp_width=384,
+                eps=1e-6,
+                activation="gelu_pytorch_tanh",
+            ),
         ),
     )

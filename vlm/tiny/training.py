@@ -113,9 +113,10 @@ class Stage:
         with open(self.folder / "log.jsonl", "a") as log:
             log.write(json.dumps(line) + "\n")
         shown = "  ".join(f"{name} {value:.3f}" for name, value in self.means.items())
+        done = round(20 * min(1, self.spent / self.seconds))
+        bar = "#" * done + "-" * (20 - done)
         print(
-            f"{self.name} {self.spent / self.seconds:4.0%}  {rate:.0f} pictures/s  "
-            f"{left:.1f} min left  {shown}",
+            f"{self.name} [{bar}] {rate:.0f} pictures/s  {left:.1f} min left  {shown}",
             flush=True,
         )
 
@@ -145,8 +146,8 @@ class Stage:
 
 
 def schedule(progress: float, steps: int) -> float:
-    """Warm up for 50 steps, hold, and fall to zero over the last 40 % of the time."""
-    return min(1.0, (steps + 1) / 50, max(0.02, (1 - progress) / 0.4))
+    """Warm up for 50 steps, hold, and fall to zero over the last 60 % of the time."""
+    return min(1.0, (steps + 1) / 50, max(0.02, (1 - progress) / 0.6))
 
 
 def _first_rank() -> bool:

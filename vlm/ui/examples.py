@@ -14,15 +14,21 @@ FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Example:
+    """`fails` marks one that the embedded model gets wrong: those belong to it too."""
+
     picture: Path | None
     prompt: str
+    fails: bool = False
 
 
 def listed(folder: Path) -> list[Example]:
     """The examples named in a folder's examples.json, in its order."""
     index = folder / "examples.json"
     entries = json.loads(index.read_text("utf-8")) if index.exists() else []
-    return [Example(folder / entry["picture"], entry["prompt"]) for entry in entries]
+    return [
+        Example(folder / entry["picture"], entry["prompt"], entry.get("fails", False))
+        for entry in entries
+    ]
 
 
 class Examples(gr.HTML):
@@ -45,6 +51,7 @@ class Examples(gr.HTML):
         return [
             {
                 "prompt": example.prompt,
+                "fails": example.fails,
                 "file": {
                     "path": str(example.picture),
                     "meta": {"_type": "gradio.FileData"},

@@ -431,7 +431,9 @@ def test_the_command_prints_the_table_and_keeps_what_it_is_told_to(
 
 
 def test_the_embedded_checkpoint_answers_on_scenes_it_never_saw() -> None:
-    """The bar is that of a first model: half of what is asked for is right."""
+    """Well below the figures of its card, as thirty scenes are few."""
     found = evaluate(TINY, scenes=30, processes=2)
-    for name in ("one f1", "refused", "exists", "caption"):
-        assert found[name].value >= 0.5, name
+    least = {"one f1": 0.65, "refused": 0.7, "exists": 0.8, "caption": 0.65}
+    least |= {"where": 0.65, "count": 0.55, "pointing loc": 0.8}
+    for name, bar in least.items():
+        assert found[name].value >= bar, name

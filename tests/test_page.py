@@ -272,6 +272,17 @@ def test_an_example_brings_its_picture_and_prompt(page):
     expect(page.locator("#picture img")).not_to_have_attribute("src", shown)
 
 
+def test_an_example_that_goes_wrong_says_so(page):
+    entries = json.loads((EXAMPLES / "examples.json").read_text())
+    wrong = [number for number, entry in enumerate(entries) if entry.get("fails")]
+    assert wrong
+    buttons = page.locator("#examples button")
+    expect(buttons).to_have_count(len(entries))
+    for number in range(len(entries)):
+        badge = buttons.nth(number).get_by_text("fails", exact=True)
+        expect(badge).to_have_count(int(number in wrong))
+
+
 def test_a_chip_brings_its_prompt_and_keeps_what_was_named(page):
     page.fill("#prompt textarea", "detect apple ; banana")
     page.get_by_text("Segment", exact=True).click()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
@@ -23,6 +25,7 @@ from vlm.tiny.language import GERMAN
 from vlm.tiny.looking import PatchReader, Pictures, match
 from vlm.tiny.masking import SHAPE
 from vlm.tiny.muon import optimizers, orthogonal
+from vlm.tiny.plot import plot, read
 from vlm.tiny.questions import KINDS, SPOKEN, ask, forms
 from vlm.tiny.scenes import Stock
 from vlm.tiny.sprites import load_sprites
@@ -137,6 +140,8 @@ def test_labels_stand_where_the_answer_is_predicted(
     else:
         assert answers == [q.suffix for questions in asked for q in questions]
     assert int((texts.first > 0).sum()) == 9
+    silent = sum(not q.suffix for questions in asked for q in questions)
+    assert int(texts.empty.sum()) == silent
 
 
 def test_attention_is_asked_for_on_the_thing_itself(lessons: Lessons) -> None:
@@ -351,6 +356,27 @@ def test_training_learns_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     fourth = stage(0.04)
     fourth.run()
     assert fourth.steps > third.steps  # and it counts on, not from one
+
+
+def test_the_stages_of_a_log_follow_each_other(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    lines = [
+        {"stage": "looking", "step": 20, "minute": 1.0, "kind": 3.0},
+        {"stage": "looking", "step": 40, "minute": 2.5, "kind": 2.0},
+        {"stage": "answering", "step": 20, "minute": 0.5, "kind": 1.0, "tokens": 0.1},
+    ]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    curves, begins = read(log)
+    assert begins == {"looking": 0, "answering": 2.5}
+    assert curves == {
+        "kind": [(1.0, 3.0), (2.5, 2.0), (3.0, 1.0)],
+        "tokens": [(3.0, 0.1)],
+    }
+    plot(log, tmp_path / "curves.png")
+    assert Image.open(tmp_path / "curves.png").size == (1100, 700)
+    log.write_text("")
+    with pytest.raises(ValueError, match="empty"):
+        read(log)
 
 
 def test_the_student_learns_a_few_pictures_by_heart(

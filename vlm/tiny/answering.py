@@ -16,7 +16,11 @@ from vlm.paligemma import PaliGemma
 from vlm.tap import Tap, Weights
 
 IGNORE = -100
-OUTLINED = 0.25  # weight of a mask's code, as each mask brings sixteen of them
+OUTLINED = 0.6  # weight of a mask's code, as each mask brings sixteen of them
+# Weight of an answer that ends before it begins. Plain greedy sets the end against the
+# likeliest of many neighbouring places, which has a third of what all of them have; at
+# equal weights it says "nothing" wherever it is not very sure that there is something.
+EMPTY = 0.3
 
 
 def answer(
@@ -39,6 +43,7 @@ def answer(
         F.cross_entropy(logits, labels, reduction="none"),
     )
     weights = torch.where(coded, OUTLINED, 1.0)
+    weights[text.empty[answered]] = EMPTY
     language = (weights * losses).sum() / weights.sum()
     right = (logits.argmax(-1) == labels).float()
     figures = {
@@ -127,7 +132,8 @@ class Texts:
     segments: [Q, T]; 0 is seen by all, another number by its like.
     picture: [Q], which picture each row is about.
     targets: bool [Q, T - P, P], see `Coach`.
-    coded: bool [Q, T], where a label is the code of a mask.
+    coded, empty: bool [Q, T], where a label is the code of a mask, and where it is
+        the end of an answer that has not begun.
     first: [Q, T], 1 + number of the task where an answer's first token is predicted.
     """
 
@@ -141,6 +147,7 @@ class Texts:
     targets: Tensor
     first: Tensor
     coded: Tensor
+    empty: Tensor
     tasks: tuple[str, ...]
 
     def mask(self) -> Tensor:

@@ -144,6 +144,7 @@ class Lessons:
             targets=targets,
             first=first,
             coded=(labels >= self.tokenizer.first_seg) & valid,
+            empty=(labels == self.tokenizer.eos) & (first > 0),
             tasks=TASKS,
         )
 

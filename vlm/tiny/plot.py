@@ -43,8 +43,14 @@ def plot(log: Path, out: Path) -> None:
             axes.plot(*zip(*curves[name]), label=name, linewidth=1.2)
         for stage, minute in borders.items():
             axes.axvline(minute, color="0.8", linewidth=0.8, zorder=0)
-            top = (minute, 0.98), ("data", "axes fraction")
-            axes.annotate(f" {stage}", *top, va="top", color="0.5", fontsize="small")
+            axes.annotate(
+                f" {stage}",
+                (minute, 0.98),
+                xycoords=("data", "axes fraction"),
+                verticalalignment="top",
+                color="0.5",
+                fontsize="small",
+            )
         axes.set(title=title, xlabel="minutes", yscale=scale)
         axes.legend(fontsize="small")
         axes.grid(alpha=0.2)

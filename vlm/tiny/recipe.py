@@ -12,25 +12,25 @@ from vlm.config import (
 )
 from vlm.tiny.questions import KINDS
 
-LOOKING = 0.25  # share of the time for the towers alone
+LOOKING = 0.35  # share of the time for the towers alone
 IMAGES = 16  # in a batch, on each rank
 QUESTIONS = 4  # about each of them
 # Chances of each task: at first, and from WIDEN of the answering stage on. Finding and
 # refusing come first; what rests on them follows.
 FIRST = {"detect": 0.42, "exists": 0.4, "caption": 0.1, "segment": 0.08}
 LATER = {
-    "detect": 0.26,
-    "exists": 0.12,
-    "caption": 0.12,
-    "count": 0.1,
-    "color": 0.07,
-    "where": 0.06,
-    "segment": 0.09,
-    "region": 0.05,
-    "describe": 0.04,
-    "beside": 0.04,
-    "larger": 0.03,
-    "question": 0.02,
+    "detect": 0.25,
+    "caption": 0.17,
+    "exists": 0.1,
+    "segment": 0.1,
+    "count": 0.08,
+    "color": 0.08,
+    "where": 0.05,
+    "beside": 0.05,
+    "larger": 0.05,
+    "region": 0.03,
+    "describe": 0.03,
+    "question": 0.01,
 }
 WIDEN = 0.25
 FOREIGN = 0.3  # chance that the language is drawn: half of these are not in English

@@ -39,7 +39,8 @@ def plot(log: Path, out: Path) -> None:
     curves, borders = read(log)
     figure = Figure(figsize=(11, 7), layout="constrained")
     for axes, (title, names, scale) in zip(figure.subplots(2, 2).flat, PANELS):
-        for name in filter(curves.__contains__, names):
+        drawn = [name for name in names if name in curves]
+        for name in drawn:
             axes.plot(*zip(*curves[name]), label=name, linewidth=1.2)
         for stage, minute in borders.items():
             axes.axvline(minute, color="0.8", linewidth=0.8, zorder=0)
@@ -52,7 +53,8 @@ def plot(log: Path, out: Path) -> None:
                 fontsize="small",
             )
         axes.set(title=title, xlabel="minutes", yscale=scale)
-        axes.legend(fontsize="small")
+        if drawn:
+            axes.legend(fontsize="small")
         axes.grid(alpha=0.2)
     figure.savefig(out)
 

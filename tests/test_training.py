@@ -19,7 +19,7 @@ from vlm.contrastive import clip_loss, siglip_loss
 from vlm.masks import MaskAutoencoder, Masks
 from vlm.paligemma import PaliGemma, prefix_mask
 from vlm.tiny import recipe
-from vlm.tiny.answering import IGNORE, Codes
+from vlm.tiny.answering import EMPTY, IGNORE, OUTLINED, Codes, answer
 from vlm.tiny.batches import Lessons
 from vlm.tiny.language import GERMAN
 from vlm.tiny.looking import PatchReader, Pictures, match
@@ -203,6 +203,41 @@ def test_credit_for_a_code_is_shared_with_those_that_mean_nearly_the_same() -> N
     pulled = -logits.grad[0]  # towards the code and its twin alike
     assert pulled[104] > 0.2 and pulled[105] > 0.2
     assert float(pulled[:100].max()) < 0
+
+
+def test_codes_and_empty_answers_have_weights_of_their_own(
+    lessons: Lessons, tokenizer: Tokenizer
+) -> None:
+    student = new_student(tokenizer)
+    chances = {"detect": 1.0, "segment": 1.0, "caption": 0.1}
+    scenes = lessons.scenes(3)
+    asked = [lessons.questions(scene, chances, 4) for scene in scenes]
+    texts = lessons.texts(scenes, asked, packed=True)
+    with torch.no_grad():
+        features = student.model.look(lessons.pictures(scenes).pixels)
+        _, figures = answer(student.model, features, texts, student.codes)
+        states = student.model.decoder(
+            student.model.embed(texts.ids, features),
+            positions=texts.positions,
+            masks={None: texts.mask()},
+        )
+        chances = student.model.decoder.logits(states).log_softmax(-1)
+    sums = {"empty": [], "code": [], "other": []}
+    for row, place in (texts.labels != IGNORE).nonzero().tolist():
+        label = int(texts.labels[row, place])
+        here = chances[row, place]
+        if (code := tokenizer.seg(label)) is not None:
+            credit = student.codes.credit[code]
+            loss = -(credit * here[tokenizer.first_seg :][:128]).sum()
+            sums["code"].append(float(loss))
+        else:
+            empty = label == tokenizer.eos and bool(texts.first[row, place])
+            sums["empty" if empty else "other"].append(-float(here[label]))
+    assert all(len(part) > 2 for part in sums.values())
+    weights = {"empty": EMPTY, "code": OUTLINED, "other": 1.0}
+    total = sum(weights[name] * sum(part) for name, part in sums.items())
+    share = sum(weights[name] * len(part) for name, part in sums.items())
+    assert float(figures["language"]) == pytest.approx(total / share, rel=1e-4)
 
 
 def test_patches_are_told_what_they_show_and_where_it_ends(lessons: Lessons) -> None:

@@ -20,8 +20,9 @@ from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
 from vlm.config import TextConfig
+from vlm.hub import VOCABULARIES
 
-GEMMA, T5 = "tokenizer.model", "spiece.model"
+GEMMA, T5 = VOCABULARIES
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 

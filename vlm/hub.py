@@ -222,8 +222,7 @@ def download(
             allow_patterns=[
                 "*.json",
                 "*.safetensors",
-                "tokenizer.model",
-                "spiece.model",
+                *VOCABULARIES,
             ],
             tqdm_class=Bar if progress else None,
         )

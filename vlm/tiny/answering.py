@@ -18,8 +18,8 @@ from vlm.tap import Tap, Weights
 IGNORE = -100
 OUTLINED = 0.6  # weight of a mask's code, as each mask brings sixteen of them
 # Weight of an answer that ends before it begins. Plain greedy sets the end against the
-# likeliest of many neighbouring places, which has a third of what all of them have; at
-# equal weights it says "nothing" wherever it is not very sure that there is something.
+# likeliest of many neighbouring places, which has but a part of what all have; at equal
+# weights it says "nothing" wherever it is not very sure that there is something.
 EMPTY = 0.3
 
 
@@ -63,9 +63,9 @@ def answer(
 class Codes(nn.Module):
     """What is asked of a mask's codes: this one, or one that means nearly the same.
 
-    A mask that is moved by a thirtieth of its box has other codes in three cells of
-    four, and is decoded to nearly the same. So the credit for a code is shared with
-    those whose entries lie near its own; the next token is a code in any case, so that
+    A mask that is moved a little has other codes in many of its cells, and is decoded
+    to nearly the same. So the credit for a code is shared with those whose entries lie
+    near its own; the next token is a code in any case, so that
     none of them need fear for its place as with locations, which compete with the end.
 
     Args:

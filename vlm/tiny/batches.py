@@ -87,8 +87,9 @@ class Lessons:
     ) -> list[Question]:
         """`count` questions, each of a task drawn by its chance.
 
-        `foreign` is the chance of another language than English, for tasks that are
-        asked in it.
+        One of the tasks must be such that any scene has an answer, as "caption".
+        `foreign` is the chance that the language is drawn too, from those that the
+        task is asked in.
 
         One may come twice: to leave out repetitions would leave out kinds that are
         there, which are few, more often than kinds that are not.

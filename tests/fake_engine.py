@@ -5,10 +5,13 @@ It talks to the tap as the model does, so a real `vlm.Trace` and real probes see
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
+import numpy as np
 import torch
 
 from vlm.engine import Candidate, Step
@@ -42,8 +45,15 @@ class FakeEngine:
     """`live` counts the answers in the making, `delay` is seconds per token."""
 
     def __init__(
-        self, *, layers: int = 4, heads: int = 4, grid: int = 8, delay: float = 0.03
+        self,
+        *,
+        layers: int = 4,
+        heads: int = 4,
+        grid: int = 8,
+        delay: float = 0.03,
+        name: str = "fake",
     ) -> None:
+        self.name = name
         self.layers, self.heads, self.grid = layers, heads, grid
         self.delay = delay
         self.live = 0
@@ -52,7 +62,7 @@ class FakeEngine:
 
     def describe(self) -> dict:
         return {
-            "name": "fake",
+            "name": self.name,
             "device": "cpu",
             "dtype": "float32",
             "parameters": 0,
@@ -62,33 +72,71 @@ class FakeEngine:
             "image_size": 16 * self.grid,
             "tasks": ["caption", "detect"],
             "note": "Knows <b>nothing</b>.",
+            "cache_bytes": 1000,
         }
 
-    def ids(self, prompt: str, answer: str = "") -> list[int]:
+    def ids(self, prompt: str, answer: str | Sequence[int] = "") -> list[int]:
         words = re.findall(r" ?<loc\d{4}>| ?[^ ]+", prompt)
-        return [self.tokenizer.id(word) for word in ["<bos>", *words, "\n"]]
+        ids = [self.tokenizer.id(word) for word in ["<bos>", *words, "\n"]]
+        return ids + self._answer_ids(answer)
 
     def stream(
-        self, image, prompt, *, answer="", sampler=None, max_tokens=256, tap=None
+        self,
+        image,
+        prompt,
+        *,
+        answer="",
+        sampler=None,
+        max_tokens=256,
+        tap=None,
+        echo=False,
     ) -> Iterator[Step]:
+        """A forced start replaces what would have been said up to its end."""
         self.live += 1
         try:
-            yield from self._stream(prompt, max_tokens, tap or Tap())
+            forced = self._answer_ids(answer)
+            steps = self._stream(prompt, forced, max_tokens, tap or Tap())
+            yield from steps if echo else islice(steps, len(forced), None)
         finally:
             self.live -= 1
 
-    def _stream(self, prompt: str, max_tokens: int, tap: Tap) -> Iterator[Step]:
-        length = len(self.ids(prompt))
+    def score(self, image, prompt, answer, *, tap=None) -> tuple[Step, ...]:
+        count = len(self._answer_ids(answer))
+        steps = self.stream(image, prompt, answer=answer, tap=tap, echo=True)
+        with contextlib.closing(steps):
+            return tuple(islice(steps, count))
+
+    def _answer_ids(self, answer: str | Sequence[int]) -> list[int]:
+        if not isinstance(answer, str):
+            return list(answer)
+        words = re.findall(r" ?<loc\d{4}>| ?[^ ]+", answer)
+        return [self.tokenizer.id(word) for word in words]
+
+    def _stream(
+        self, prompt: str, forced: list[int], max_tokens: int, tap: Tap
+    ) -> Iterator[Step]:
+        length, count = len(self.ids(prompt)), len(forced)
         patches = self.grid**2
-        tap.layout(Layout(layers=self.layers, images=1, grid=self.grid, prompt=length))
-        said = self._answer(prompt)[:max_tokens]
-        focus = said[0][1] if said else (0.5, 0.5)
-        self._tell(tap, [focus] * (patches + length), patches + length)
+        tap.layout(
+            Layout(
+                layers=self.layers,
+                images=1,
+                grid=self.grid,
+                prompt=length,
+                forced=count,
+            )
+        )
+        start = [(self.tokenizer.piece(token), (0.5, 0.5)) for token in forced]
+        said = start + self._answer(prompt)[count : count + max_tokens]
+        places = [place for _, place in said] or [(0.5, 0.5)]
+        first = [places[0]] * (patches + length - 1) + places[: count + 1]
+        self._tell(tap, first, patches + length + count)
         for index, (text, _) in enumerate(said):
-            time.sleep(self.delay)
+            if index >= count:
+                time.sleep(self.delay)
             yield self._step(index, text)
-            if index + 1 < len(said):
-                self._tell(tap, [said[index + 1][1]], patches + length + index + 1)
+            if count <= index and index + 1 < len(said):
+                self._tell(tap, [places[index + 1]], patches + length + index + 1)
 
     def _answer(self, prompt: str) -> list[tuple[str, tuple[float, float]]]:
         """Tokens, each with the place it looks at. A prompt may ask for a failure."""
@@ -130,6 +178,7 @@ class FakeEngine:
             image_share=0.4,
             loc=bin,
             bin_probability=sure if loc else None,
+            bins=_bins(bin, sure) if loc else None,
         )
 
     def _tell(self, tap: Tap, places: list[tuple[float, float]], keys: int) -> None:
@@ -156,3 +205,12 @@ class FakeEngine:
             row[head, : len(spot)] = share * image / image.sum()
             row[head, len(spot) :] = (1 - share) / (keys - len(spot))
         return row
+
+
+def _bins(bin: int, sure: float) -> np.ndarray:
+    """All 1024 probabilities: `sure` on one, the rest about it."""
+    rest = np.exp(-np.abs(np.arange(1024) - bin) / 20.0)
+    rest[bin] = 0
+    rest *= (1 - sure) / rest.sum()
+    rest[bin] = sure
+    return rest.astype(np.float32)

@@ -17,7 +17,7 @@ from gradio_client import Client, handle_file
 from playwright.sync_api import Browser, Page, expect
 from safetensors.torch import load_file, save_file
 
-from vlm.tiny.metrics import overlap
+from vlm.grounding import overlap
 from vlm.tiny.scenes import Scene, Stock, compose
 from vlm.tiny.sprites import load_sprites
 

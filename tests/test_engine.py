@@ -6,6 +6,7 @@ import gc
 import weakref
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from engines import Pair, picture
@@ -296,3 +297,53 @@ def test_a_seed_makes_an_answer_repeatable(pairs: dict[str, Pair]) -> None:
 def test_samplers_refuse_what_makes_no_sense(make) -> None:
     with pytest.raises(ValueError, match="must be"):
         make()
+
+
+def test_an_echoed_start_is_yielded_with_the_models_probabilities(both: Pair) -> None:
+    engine, image, start = both.engine, picture(), "<loc0100> cat <loc0200>"
+    ids = engine.ids("detect cat", start)
+    forced = ids[len(engine.ids("detect cat")) :]
+    chances = engine.logits(image, "detect cat", start).softmax(-1)
+    steps = list(
+        engine.stream(
+            image, "detect cat", answer=start, echo=True, max_tokens=3, stop=()
+        )
+    )
+    assert [step.index for step in steps] == list(range(len(forced) + 3))
+    assert [step.token for step in steps[: len(forced)]] == forced
+    first = len(ids) - len(forced) - 1  # this row predicts the first forced token
+    for step in steps[: len(forced)]:
+        expected = float(chances[first + step.index, step.token])
+        assert step.probability == pytest.approx(expected, rel=1e-4)
+    silent = engine.stream(image, "detect cat", answer=start, max_tokens=3, stop=())
+    rest = [(step.index, step.token, step.image_share) for step in silent]
+    assert rest == [(s.index, s.token, s.image_share) for s in steps[len(forced) :]]
+
+
+def test_an_echoed_share_is_the_share_of_its_own_row(both: Pair) -> None:
+    engine, image = both.engine, picture()
+    said = engine.generate(image, "detect cat", max_tokens=5, stop=())
+    ids = [step.token for step in said.steps]
+    for step, read in zip(said.steps, engine.score(image, "detect cat", ids)):
+        assert read.token == step.token
+        assert read.probability == pytest.approx(step.probability, rel=1e-3)
+        assert read.image_share == pytest.approx(step.image_share, rel=1e-3)
+
+
+def test_a_start_of_ids_is_the_start_of_their_text(both: Pair) -> None:
+    engine = both.engine
+    ids = engine.ids("caption en", " cat")[len(engine.ids("caption en")) :]
+    assert engine.ids("caption en", ids) == engine.ids("caption en", " cat")
+    assert engine.score(picture(), "caption en", ()) == ()
+    with pytest.raises(ValueError, match="none of the"):
+        engine.ids("caption en", [10**9])
+
+
+def test_bins_are_the_distribution_among_the_locs(both: Pair) -> None:
+    engine, image = both.engine, picture()
+    (step,) = engine.score(image, "detect cat", "<loc0100>")
+    first = engine.tokenizer.first_loc
+    logits = engine.logits(image, "detect cat")[-1, first : first + 1024]
+    expected = logits.softmax(-1).numpy()
+    np.testing.assert_allclose(step.bins, expected, rtol=1e-4, atol=1e-8)
+    assert step.bin_probability == pytest.approx(float(expected[100]), rel=1e-4)

@@ -17,7 +17,7 @@ from fake_engine import FakeEngine
 from PIL import Image
 
 from vlm.engine import Answer, Step, Timing
-from vlm.grounding import objects
+from vlm.grounding import objects, overlap
 from vlm.tiny.batches import Lessons
 from vlm.tiny.evaluate import SEED, choose_texts, dice, evaluate, exam, examine
 from vlm.tiny.figures import Figure, figures, mean_average_precision, table
@@ -27,7 +27,6 @@ from vlm.tiny.metrics import (
     calibration_error,
     f1,
     match,
-    overlap,
     paste,
 )
 from vlm.tiny.questions import Question

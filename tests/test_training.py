@@ -353,7 +353,8 @@ def test_a_start_brings_its_rows_by_their_pieces(
     checkpoint.save(earlier, tmp_path, dtype=torch.float32)
     student = new_student(tokenizer)
     kept = student.model.decoder.embedding.weight[tokenizer.answer_ids(" cat")].clone()
-    assert carry_over(student.model, tokenizer, tmp_path) == tokenizer.size - 1
+    pair = student.pair
+    assert carry_over(student.model, pair, tokenizer, tmp_path) == tokenizer.size - 1
     now, then = student.model.decoder.embedding.weight, earlier.decoder.embedding.weight
     for text in (" dog", "<loc0512>", "<seg127>", "Katze"):
         old = then[before.answer_ids(text)]

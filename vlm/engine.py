@@ -10,12 +10,15 @@ sampler) is made here and passed down.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -105,17 +108,20 @@ class Engine:
     def describe(self) -> dict[str, Any]:
         """What is loaded, where, and how large."""
         parameters = list(self.model.parameters())
+        decoder = self.config.decoder
+        row = 2 * decoder.depth * decoder.kv_heads * decoder.head_size
         return {
             "name": self.name,
             "device": str(self.device),
             "dtype": str(parameters[0].dtype).removeprefix("torch."),
             "parameters": sum(p.numel() for p in parameters),
-            "layers": self.config.decoder.depth,
-            "heads": self.config.decoder.heads,
+            "layers": decoder.depth,
+            "heads": decoder.heads,
             "grid": [self.config.vision.grid] * 2,
             "image_size": self.config.vision.image_size,
             "tasks": list(self.config.tasks),
             "note": self.config.note,
+            "cache_bytes": row * parameters[0].element_size(),  # for each position
         }
 
     @torch.no_grad()
@@ -141,11 +147,12 @@ class Engine:
         image: Image.Image | Sequence[Image.Image],
         prompt: str,
         *,
-        answer: str = "",
+        answer: str | Sequence[int] = "",
         sampler: Sampler = greedy,
         max_tokens: int = 256,
         tap: Tap | None = None,
         stop: Collection[int] | None = None,
+        echo: bool = False,
     ) -> Iterator[Step]:
         """Answer token by token.
 
@@ -153,8 +160,10 @@ class Engine:
 
         Args:
             image: one, or several where the checkpoint was trained on several.
-            answer: a forced start. Its tokens are not yielded, but they count:
-                the first step's index is their number.
+            answer: a forced start, as text or as ids. Its tokens are not yielded, but
+                they count: the first step's index is their number.
+            echo: yield the tokens of the forced start too, each with the probability
+                that the model gave it.
             stop: ids that end the answer and are not yielded; None for the
                 checkpoint's own, () for never.
             max_tokens: at most so many steps.
@@ -168,7 +177,27 @@ class Engine:
         if max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens}; it must be at least 1")
         ends = frozenset(self.config.eos if stop is None else stop)
-        return self._stream(images, prompt, answer, sampler, max_tokens, tap, ends)
+        return self._stream(
+            images, prompt, answer, sampler, max_tokens, tap, ends, echo
+        )
+
+    def score(
+        self,
+        image: Image.Image | Sequence[Image.Image],
+        prompt: str,
+        answer: str | Sequence[int],
+        *,
+        tap: Tap | None = None,
+    ) -> tuple[Step, ...]:
+        """What the model thinks of a given answer: its tokens as steps, in one pass.
+
+        Raises:
+            ValueError: no image, or an empty prompt.
+        """
+        count = len(self.ids("", answer)) - len(self.ids(""))
+        steps = self.stream(image, prompt, answer=answer, tap=tap, echo=True)
+        with contextlib.closing(steps):
+            return tuple(islice(steps, count))
 
     def generate(
         self, image: Image.Image | Sequence[Image.Image], prompt: str, **how: Any
@@ -190,7 +219,10 @@ class Engine:
 
     @torch.no_grad()
     def logits(
-        self, image: Image.Image | Sequence[Image.Image], prompt: str, answer: str = ""
+        self,
+        image: Image.Image | Sequence[Image.Image],
+        prompt: str,
+        answer: str | Sequence[int] = "",
     ) -> Tensor:
         """float32 [T, V] of one teacher-forced pass; T is `len(ids(prompt, answer))`.
 
@@ -201,9 +233,9 @@ class Engine:
         text = layout.prompt + layout.forced
         return self._prefill(images, ids, layout, last=text)[0]
 
-    def ids(self, prompt: str, answer: str = "") -> list[int]:
+    def ids(self, prompt: str, answer: str | Sequence[int] = "") -> list[int]:
         """Exactly the ids that the model sees behind the image tokens."""
-        return self.tokenizer.text_ids(prompt) + self.tokenizer.answer_ids(answer)
+        return self.tokenizer.text_ids(prompt) + self._answer_ids(answer)
 
     @torch.no_grad()
     def _prefill(
@@ -225,27 +257,37 @@ class Engine:
         self,
         images: Sequence[Image.Image],
         prompt: str,
-        answer: str,
+        answer: str | Sequence[int],
         sampler: Sampler,
         max_tokens: int,
         tap: Tap | None,
         ends: frozenset[int],
+        echo: bool,
     ) -> Iterator[Step]:
         ids, layout = self._sequence(len(images), prompt, answer)
         cache = KVCache(self.config.decoder.depth, len(ids) + max_tokens)
-        share = ImageShare(layout.image)
+        share = ImageShare()
         tap = share if tap is None else Taps(share, tap)
         tap.layout(layout)
         pick = sampler.start()
         text = self.tokenizer.stream()
-        logits = self._prefill(images, ids, layout, last=1, cache=cache, tap=tap)[0, -1]
+        rows = layout.forced + 1 if echo else 1
+        known = self._prefill(images, ids, layout, last=rows, cache=cache, tap=tap)[0]
+        shares = share.take()
+        if echo:
+            start = ids[len(ids) - layout.forced :]
+            for index, token in enumerate(start):
+                row = known[index], shares[index]
+                yield self._step(index, token, text.add(token), *row)
+        logits, seen = known[-1], shares[-1]
         for index in range(layout.forced, layout.forced + max_tokens):
             token = pick(logits)
             if token in ends:
                 return
-            yield self._step(index, token, text.add(token), logits, share.take())
+            yield self._step(index, token, text.add(token), logits, seen)
             if index + 1 < layout.forced + max_tokens:
                 logits = self._decode(token, cache, tap)
+                (seen,) = share.take()
 
     @torch.no_grad()
     def _decode(self, token: int, cache: KVCache, tap: Tap) -> Tensor:
@@ -275,13 +317,14 @@ class Engine:
             loc=loc,
             seg=self.tokenizer.seg(token),
             bin_probability=None if loc is None else float(bins[loc]),
+            bins=None if loc is None else bins.float().cpu().numpy(),
         )
 
     def _sequence(
-        self, images: int, prompt: str, answer: str
+        self, images: int, prompt: str, answer: str | Sequence[int]
     ) -> tuple[list[int], Layout]:
         text = self.tokenizer.text_ids(prompt)
-        forced = self.tokenizer.answer_ids(answer)
+        forced = self._answer_ids(answer)
         layout = Layout(
             layers=self.config.decoder.depth,
             images=images,
@@ -290,6 +333,14 @@ class Engine:
             forced=len(forced),
         )
         return [self.config.image_token] * layout.image + text + forced, layout
+
+    def _answer_ids(self, answer: str | Sequence[int]) -> list[int]:
+        if isinstance(answer, str):
+            return self.tokenizer.answer_ids(answer)
+        size = self.tokenizer.size
+        if unknown := [token for token in answer if not 0 <= token < size]:
+            raise ValueError(f"token {unknown[0]} is none of the {size} that there are")
+        return list(answer)
 
     def _images(
         self, image: Image.Image | Sequence[Image.Image]
@@ -324,6 +375,7 @@ class Step:
             over layers and heads.
         loc, seg: bin 0..1023 or mask code 0..127, for a token that is one.
         bin_probability: of a loc token among the 1024 of them.
+        bins: float32 [1024], the probabilities of all of them; of a loc token only.
     """
 
     index: int
@@ -335,6 +387,7 @@ class Step:
     loc: int | None = None
     seg: int | None = None
     bin_probability: float | None = None
+    bins: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ a label like any other, and each object knows its tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Protocol
@@ -82,6 +82,37 @@ class Object:
         """The box is known and has an area."""
         x1, y1, x2, y2 = self.box
         return None not in self.box and x1 < x2 and y1 < y2
+
+
+def duplicates(found: Sequence[Object], *, above: float = 0.9) -> list[int | None]:
+    """For each object the first earlier one that it repeats, or None.
+
+    The same label, and boxes whose intersection over union is greater than `above`:
+    a model that does not know how to end says the same thing again.
+    """
+    return [
+        next(
+            (
+                j
+                for j, other in enumerate(found[:i])
+                if other.label == thing.label
+                and other.valid
+                and thing.valid
+                and overlap(other.box, thing.box) > above
+            ),
+            None,
+        )
+        for i, thing in enumerate(found)
+    ]
+
+
+def overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two whole boxes; an inverted one has no area."""
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    areas = [max(0.0, c[2] - c[0]) * max(0.0, c[3] - c[1]) for c in (a, b)]
+    union = sum(areas) - width * height
+    return width * height / union if union else 0.0
 
 
 class GroundedStep(Protocol):

@@ -105,19 +105,21 @@ class Trace(Tap):
 
 
 class ImageShare(Tap):
-    """Of the last row's attention, the part on the first `image` keys."""
+    """Of the attention of each row that leads to a token, the part on the image."""
 
-    def __init__(self, image: int) -> None:
-        self.image = image
+    def layout(self, layout: Layout) -> None:
+        self.image = layout.image
+        self.rows = 1 + layout.forced
         self.shares: list[Tensor] = []
 
     def attention(self, tower: str, layer: int, weights: Weights) -> None:
         if tower == "decoder":
-            row = weights(slice(-1, None))[0, :, 0]  # [N, S]
-            self.shares.append(row[:, : self.image].sum(-1).mean().cpu())
+            rows = weights(slice(-self.rows, None))[0]  # [N, rows, S]
+            self.shares.append(rows[..., : self.image].sum(-1).mean(0).cpu())
 
-    def take(self) -> float:
-        """The mean over the layers of the last pass."""
-        share = float(torch.stack(self.shares).mean())
+    def take(self) -> list[float]:
+        """Of the last pass, the mean over layers and heads for each of its rows."""
+        shares = torch.stack(self.shares).mean(0).tolist()
         self.shares.clear()
-        return share
+        self.rows = 1
+        return shares

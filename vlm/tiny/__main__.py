@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -37,7 +38,10 @@ def main() -> None:
     if not (options.work / "tokenizer.model").exists():
         train_vocabulary(options.work / "tokenizer.model")
     if not (options.work / MASKS).exists():
-        train_masks(options.work)
+        if options.start:  # its rows for codes mean the entries of its own codebook
+            shutil.copy(options.start / MASKS, options.work / MASKS)
+        else:
+            train_masks(options.work)
     ranks = 1 if torch.cuda.is_available() else options.ranks
     if ranks == 1:
         train(0, 1, 0, options)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from vlm.grounding import overlap
+
 RIGHT = 0.5  # intersection over union from which a box counts as right
 
 Box = Sequence[float]  # x1, y1, x2, y2
@@ -34,15 +36,6 @@ def match(
             found[i] = j
             taken.add(j)
     return found
-
-
-def overlap(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes; an inverted one has no area."""
-    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
-    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    areas = [max(0.0, c[2] - c[0]) * max(0.0, c[3] - c[1]) for c in (a, b)]
-    union = sum(areas) - width * height
-    return width * height / union if union else 0.0
 
 
 def mask_overlap(a: np.ndarray, b: np.ndarray) -> float:

@@ -53,7 +53,7 @@ def train(rank: int, ranks: int, port: int, options: argparse.Namespace) -> None
         loss=options.loss,
     )
     if options.start:
-        known = carry_over(student.model, tokenizer, options.start)
+        known = carry_over(student.model, student.pair, tokenizer, options.start)
         if rank == 0:
             print(f"{known} of {tokenizer.size} rows come from {options.start}")
     student.to(device)
@@ -71,7 +71,7 @@ def train(rank: int, ranks: int, port: int, options: argparse.Namespace) -> None
         return student.looking(lessons.pictures(scenes).to(device))
 
     def answering(progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        wide = progress >= recipe.WIDEN
+        wide = options.start or progress >= recipe.WIDEN
         chances = recipe.LATER if wide else recipe.FIRST
         foreign = recipe.FOREIGN if wide else 0.0
         scenes = lessons.scenes(recipe.IMAGES)

@@ -114,24 +114,3 @@ function sumUp(keys, layer, head) {
 function headRange(head) {
   return head === MEAN ? [0, shape.heads] : [head, head + 1];
 }
-
-// Dark violet to yellow: even steps in lightness, readable without colour vision.
-const STOPS = [[38, 6, 70], [72, 48, 135], [38, 120, 142], [60, 188, 116], [253, 231, 37]];
-const COLORS = Array.from({ length: 256 }, (_, i) => {
-  const at = (i / 255) * (STOPS.length - 1);
-  const low = Math.min(STOPS.length - 2, Math.floor(at));
-  return STOPS[low].map((c, k) => Math.round(c + (STOPS[low + 1][k] - c) * (at - low)));
-});
-
-// Paints patches into a canvas of one pixel for each patch.
-function paintHeat(canvas, heat, raw, alpha) {
-  fit(canvas, shape.columns, shape.rows);
-  const pen = canvas.getContext("2d");
-  const pixels = pen.createImageData(shape.columns, shape.rows);
-  const full = (raw ? heat.ceiling : heat.peak) || 1;
-  for (let i = 0; i < shape.patches; i++) {
-    const level = Math.min(1, heat.patches[i] / full);
-    pixels.data.set([...COLORS[Math.round(255 * level)], 255 * alpha(level)], i * 4);
-  }
-  pen.putImageData(pixels, 0, 0);
-}

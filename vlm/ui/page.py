@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -17,8 +18,13 @@ SANS = ("ui-sans-serif", "system-ui", "Segoe UI", "Inter", "Roboto", "sans-serif
 MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "monospace")
 
 
-def build(engine: Any, examples: Path) -> gr.Blocks:
-    """The page for an engine; `examples` is a folder with an examples.json."""
+def build(engines: Any, examples: Path) -> gr.Blocks:
+    """The page for an engine, or for several; the first is asked unless one chooses.
+
+    `examples` is a folder with an examples.json.
+    """
+    engines = engines if isinstance(engines, Sequence) else [engines]
+    named = {engine.describe()["name"]: engine for engine in engines}
     # Gradio gives out no other files than those that were uploaded, and these.
     gr.set_static_paths([examples])
     with gr.Blocks(
@@ -27,9 +33,9 @@ def build(engine: Any, examples: Path) -> gr.Blocks:
         analytics_enabled=False,
         delete_cache=(3600, 3600),
     ) as demo:
-        gr.HTML(_header(engine.describe()), elem_id="header", js_on_load=None)
+        gr.HTML(_header(engines[0].describe()), elem_id="header", js_on_load=None)
         with gr.Tabs(elem_id="tabs"), gr.Tab("Probe"):
-            probe.build(engine, listed(examples))
+            probe.build(named, listed(examples))
     # Waiting events over all functions; on ZeroGPU Gradio's own limit would be 1.
     demo.queue(max_size=16)
     return demo
@@ -39,7 +45,7 @@ def launch(demo: gr.Blocks, **options: Any) -> tuple:
     """Serve the page. Bounds are set here: uploads, files kept, cross-origin calls."""
     return demo.launch(
         theme=gr.themes.Base(font=SANS, font_mono=MONO),
-        css_paths=FOLDER / "page.css",
+        css_paths=[FOLDER / "palette.css", FOLDER / "page.css"],
         head_paths=FOLDER / "page.html",
         favicon_path=FOLDER / "logo.svg",
         footer_links=["api"],

@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-FOLDER = Path(__file__).parent
-SCRIPTS = ("maps.js", "picture.js", "heads.js", "tokens.js", "detail.js", "scope.js")
-MAX_KEYS = 64
+from vlm.ui.store import Store
 
-Read = Callable[[str, list[str]], "dict[str, dict] | None"]
+FOLDER = Path(__file__).parent
+# Parts of one script and one style; what is named first is drawn beneath.
+SCRIPTS = (
+    "maps.js",
+    "picture.js",
+    "heat.js",
+    "boxes.js",
+    "edges.js",
+    "heads.js",
+    "sheet.js",
+    "tokens.js",
+    "detail.js",
+    "objects.js",
+    "tools.js",
+    "keep.js",
+    "scope.js",
+)
+STYLES = (
+    "scope.css",
+    "heat.css",
+    "tokens.css",
+    "detail.css",
+    "objects.css",
+    "tools.css",
+    "narrow.css",
+)
+MAX_KEYS = 64
 
 
 class Scope(gr.HTML):
     """Shows a `view` (see `vlm.ui.view`).
 
     The value is light and is streamed. The attention maps are not in it: the script
-    fetches them with `read`, once, and draws every layer and head without the server.
+    fetches them from the store, once, and draws every layer and head by itself.
     The template is static and the script only ever sets `textContent`, so no text of
     a user or of the model is read as markup.
 
@@ -30,18 +54,18 @@ class Scope(gr.HTML):
         self,
         value: dict | None = None,
         *,
-        read: Read,
+        store: Store,
         stopped_at: float = 0,
         **options: Any,
     ) -> None:
         def attention(request: Any) -> dict[str, dict] | None:
-            return read(*_checked(request))
+            return store.read(*_checked(request))
 
         super().__init__(
             value,
             html_template=(FOLDER / "scope.html").read_text("utf-8"),
-            css_template=(FOLDER / "scope.css").read_text("utf-8"),
-            js_on_load="\n".join((FOLDER / js).read_text("utf-8") for js in SCRIPTS),
+            css_template=joined(STYLES),
+            js_on_load=joined(SCRIPTS),
             apply_default_css=False,
             server_functions=[attention],
             stopped_at=stopped_at,
@@ -59,6 +83,10 @@ class Scope(gr.HTML):
 
     def example_value(self) -> dict:
         return {}
+
+
+def joined(names: Sequence[str]) -> str:
+    return "\n".join((FOLDER / name).read_text("utf-8") for name in names)
 
 
 def _checked(request: Any) -> tuple[str, list[str]]:

@@ -7,16 +7,38 @@ import secrets
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a token: its maps (see `pack`), what it might have been."""
+    """What is known of a token: its maps (see `pack`), what it might have been.
+
+    `bins` are the probabilities of all 1024 places, of a <loc> token.
+    """
 
     maps: bytes
     candidates: list[dict] = field(default_factory=list)
+    bins: np.ndarray | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.maps) + (0 if self.bins is None else self.bins.nbytes)
+
+
+@dataclass
+class Run:
+    """What was asked, the tokens' entries by their keys, and at the end the view."""
+
+    ask: Any
+    entries: dict[str, Entry] = field(default_factory=dict)
+    view: dict[str, Any] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(entry.nbytes for entry in self.entries.values())
 
 
 class Store:
@@ -28,46 +50,65 @@ class Store:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.size = 0
-        self._runs: OrderedDict[str, dict[str, Entry]] = OrderedDict()
+        self._runs: OrderedDict[str, Run] = OrderedDict()
         self._lock = threading.Lock()
 
-    def open(self) -> str:
-        run = secrets.token_urlsafe(16)
+    def open(self, ask: Any) -> str:
+        name = secrets.token_urlsafe(16)
         with self._lock:
-            self._runs[run] = {}
+            self._runs[name] = Run(ask)
             while len(self._runs) > 1000:
                 self._drop(next(iter(self._runs)))
-        return run
+        return name
 
     def add(self, run: str, key: str, entry: Entry) -> None:
         """Keep a token's entry; nothing happens if the run has been dropped."""
         with self._lock:
             if run not in self._runs:
                 return
-            self._runs[run][key] = entry
+            self._runs[run].entries[key] = entry
             self._runs.move_to_end(run)
-            self.size += len(entry.maps)
+            self.size += entry.nbytes
             while self.size > self.limit:
                 self._drop(next(iter(self._runs)))
 
+    def finish(self, run: str, view: dict[str, Any]) -> None:
+        """Keep the last view of a run, if the run is still kept."""
+        with self._lock:
+            if run in self._runs:
+                self._runs[run].view = view
+
+    def get(self, run: str) -> Run | None:
+        """What is kept of a run; None if it is not."""
+        with self._lock:
+            if run in self._runs:
+                self._runs.move_to_end(run)
+            return self._runs.get(run)
+
     def read(self, run: str, keys: list[str]) -> dict[str, dict] | None:
         """Those of the asked entries that are there; None: the run is not kept."""
-        with self._lock:
-            entries = self._runs.get(run)
-            if entries is None:
-                return None
-            self._runs.move_to_end(run)
-            found = {key: entries[key] for key in keys if key in entries}
-        return {
-            key: {
-                "maps": base64.b64encode(entry.maps).decode(),
-                "candidates": entry.candidates,
-            }
-            for key, entry in found.items()
-        }
+        if (kept := self.get(run)) is None:
+            return None
+        found = {key: kept.entries[key] for key in keys if key in kept.entries}
+        return {key: packed(entry) for key, entry in found.items()}
 
     def _drop(self, run: str) -> None:
-        self.size -= sum(len(entry.maps) for entry in self._runs.pop(run).values())
+        self.size -= self._runs.pop(run).nbytes
+
+
+def packed(entry: Entry) -> dict[str, Any]:
+    """An entry as JSON, for the viewer."""
+    told = {
+        "maps": base64.b64encode(entry.maps).decode(),
+        "candidates": entry.candidates,
+    }
+    if entry.bins is not None:
+        # As in `pack`: the peak, then a byte for each, the root of its share of it.
+        peak = float(entry.bins.max())
+        levels = np.rint(np.sqrt(entry.bins / max(peak, 1e-30)) * 255)
+        levels = base64.b64encode(levels.astype(np.uint8).tobytes()).decode()
+        told["bins"] = {"peak": peak, "levels": levels}
+    return told
 
 
 def pack(attention: np.ndarray, shares: np.ndarray) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vlm.grounding import duplicates
 from vlm.ui import pictures
 
 View = dict[str, Any]
@@ -31,8 +32,30 @@ def empty(engine: Any, image: Image.Image | None = None) -> View:
         "layers": about["layers"],
         "heads": about["heads"],
         "timing": None,
+        "memory": 0,
         "cut": False,
+        "forced": 0,
+        "tries": [],
+        "try": 0,
+        "model": about["name"],
+        "question": "",
+        "start": "",
+        "settings": None,
+        "before": None,
     }
+
+
+def timing(first: float, seconds: float, count: int) -> dict[str, float | None]:
+    """Seconds to the first token; tokens per second after it."""
+    rate = (count - 1) / (seconds - first) if count > 1 and seconds > first else None
+    return {"first": round(first, 3), "rate": rate and round(rate, 1)}
+
+
+def memory(engine: Any, now: View, count: int) -> int:
+    """Bytes of keys and values that an answer of `count` tokens needs."""
+    rows, columns = now["grid"]
+    length = rows * columns + 1 + len(now["prompt"]) + count
+    return length * engine.describe()["cache_bytes"]
 
 
 def prompt_tokens(engine: Any, prompt: str) -> list[dict]:
@@ -66,7 +89,10 @@ def candidates(step: Any) -> list[dict]:
 
 
 def objects(found: list) -> list[dict]:
-    """Boxes as x1, y1, x2, y2 in pixels; an edge that is not decoded yet is None."""
+    """Boxes as x1, y1, x2, y2 in pixels; an edge that is not decoded yet is None.
+
+    `duplicate` is the number of an earlier object that is the same once more.
+    """
     return [
         {
             "label": thing.label,
@@ -75,9 +101,10 @@ def objects(found: list) -> list[dict]:
             ],
             "confidence": round(float(thing.confidence), 4),
             "tokens": [int(index) for index in thing.tokens],
+            "duplicate": same,
             "mask": None if thing.mask is None else _png(np.asarray(thing.mask)),
         }
-        for thing in found
+        for thing, same in zip(found, duplicates(found))
     ]
 
 

@@ -1,0 +1,97 @@
+"""The page of an engine, served and opened, and what a reader does on it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+from playwright.sync_api import Browser, Page
+
+from vlm.ui import page as pages
+
+EXAMPLES = Path(__file__).parents[1] / "assets" / "examples"
+PICTURE = EXAMPLES / "meadow.webp"  # 640 x 480
+SIDE = 512  # pixels of the first example, which is square
+QUICK, PATIENT = 20_000, 40_000  # milliseconds; a shared machine may be slow
+
+
+@contextmanager
+def serve(engines: Any) -> Iterator[SimpleNamespace]:
+    """The page of an engine or of several, at `url` while the context is open."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    demo = pages.build(engines, EXAMPLES)
+    pages.launch(demo, prevent_thread_lock=True, server_port=port, quiet=True)
+    try:
+        yield SimpleNamespace(engine=engines, url=f"http://127.0.0.1:{port}")
+    finally:
+        demo.close()
+
+
+def opened(
+    site: SimpleNamespace, browser: Browser, *, width: int, height: int, **options: Any
+) -> Iterator[Page]:
+    """A fresh page. After the test: no script error, nothing asked of other hosts."""
+    size = {"width": width, "height": height}
+    context = browser.new_context(viewport=size, **options)
+    page = context.new_page()
+    errors, requests = [], []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(site.url)
+    page.wait_for_selector("#scope [data-mounted]", timeout=PATIENT)
+    page.requests = requests
+    yield page
+    context.close()
+    assert errors == []
+    local = (site.url, "data:", "blob:")
+    assert [url for url in requests if not url.startswith(local)] == []
+
+
+def ask(page: Page, prompt: str) -> None:
+    page.fill("#prompt textarea", prompt)
+    page.press("#prompt textarea", "Enter")
+
+
+def answered(page: Page, prompt: str) -> None:
+    before = page.locator("#scope .scope").get_attribute("data-ready")
+    ask(page, prompt)
+    ready(page, before)
+
+
+def ready(page: Page, before: str | None = None) -> None:
+    """Wait until a run other than `before` is done and its maps have come."""
+    page.wait_for_function(
+        """before => {
+          const { phase, ready } = document.querySelector("#scope .scope").dataset;
+          return phase === "done" && ready && ready !== before;
+        }""",
+        arg=before,
+        timeout=PATIENT,
+    )
+
+
+def heat(page: Page) -> bytes:
+    """What the stage shows, once it has been drawn."""
+    page.evaluate(
+        "() => new Promise((r) => requestAnimationFrame(() => setTimeout(r)))"
+    )
+    url = page.evaluate("document.querySelector('#scope .stage canvas').toDataURL()")
+    return url.encode()
+
+
+def spot(page: Page, x: float, y: float) -> tuple[float, float]:
+    """Where a share of the picture's width and height is on the page."""
+    box = page.locator("#scope .stage canvas").bounding_box()
+    scale = min(box["width"] / SIDE, box["height"] / SIDE)
+    left = box["x"] + (box["width"] - SIDE * scale) / 2
+    top = box["y"] + (box["height"] - SIDE * scale) / 2
+    return left + x * SIDE * scale, top + y * SIDE * scale

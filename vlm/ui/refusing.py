@@ -1,0 +1,28 @@
+"""What is wrong with an input, as a message on the page and in the API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+
+
+def refusing(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """What the function returns; its ValueError becomes a message."""
+    try:
+        return function(*arguments, **named)
+    except ValueError as error:
+        raise refusal(str(error)) from error
+
+
+def refusing_all(values: Iterator[Any]) -> Iterator[Any]:
+    """What the iterator yields; its ValueError becomes a message."""
+    try:
+        yield from values
+    except ValueError as error:
+        raise refusal(str(error)) from error
+
+
+def refusal(message: str) -> gr.Error:
+    return gr.Error(message, print_exception=False)

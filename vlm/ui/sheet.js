@@ -1,0 +1,1 @@
+// Sheet: all layers and heads at once, small.

@@ -1,0 +1,1 @@
+// Tools: draw a region on the picture, or paint a part of it out.

@@ -1,6 +1,7 @@
 """PaliScope: see what PaliGemma sees. `python app.py --help` shows the options."""
 
 import argparse
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -12,25 +13,48 @@ import vlm
 from vlm.ui import page
 
 HERE = Path(__file__).resolve().parent
+TINY = str(HERE / "assets" / "tiny")
 
 
 def main() -> None:
     options = parse()
     try:
-        engine = vlm.load(options.model, device=options.device, dtype=options.dtype)
+        if options.mcp and importlib.util.find_spec("mcp") is None:
+            raise ValueError('--mcp needs one more package: pip install "gradio[mcp]"')
+        engines = load(options)
     except (ValueError, OSError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         sys.exit(2)
-    demo = page.build(engine, HERE / "assets" / "examples")
-    page.launch(demo, server_port=options.port, share=options.share)
+    demo = page.build(engines, HERE / "assets" / "examples")
+    page.launch(
+        demo,
+        server_port=options.port,
+        share=options.share,
+        mcp_server=options.mcp,
+    )
+
+
+def load(options: argparse.Namespace) -> list[vlm.Engine]:
+    """An engine for each source; those of equal names are named by their sources."""
+    sources = list(dict.fromkeys(options.model or [TINY]))
+    engines = [
+        vlm.load(source, device=options.device, dtype=options.dtype)
+        for source in sources
+    ]
+    names = [engine.name for engine in engines]
+    for engine, source in zip(engines, sources):
+        if names.count(engine.name) > 1:
+            engine.name = source
+    return engines
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="See what PaliGemma sees.")
     parser.add_argument(
         "--model",
-        default=str(HERE / "assets" / "tiny"),
-        help="a folder or a Hub name, such as google/paligemma2-3b-mix-224",
+        action="append",
+        help="a folder or a Hub name, such as google/paligemma2-3b-mix-224; give it "
+        "again for one more to compare with; the embedded model if left out",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
@@ -39,6 +63,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--share", action="store_true", help="a public link for 72 hours"
+    )
+    parser.add_argument(
+        "--mcp", action="store_true", help="be a server of MCP tools as well"
     )
     return parser.parse_args()
 

@@ -32,6 +32,10 @@ class Words:
     def __init__(self) -> None:
         self.known = ["<pad>", "<eos>", "<bos>"]
 
+    @property
+    def size(self) -> int:
+        return len(self.known)
+
     def id(self, text: str) -> int:
         if text not in self.known:
             self.known.append(text)
@@ -70,7 +74,7 @@ class FakeEngine:
             "heads": self.heads,
             "grid": [self.grid, self.grid],
             "image_size": 16 * self.grid,
-            "tasks": ["caption", "detect"],
+            "tasks": ["caption", "detect", "segment"],
             "note": "Knows <b>nothing</b>.",
             "cache_bytes": 1000,
         }

@@ -17,6 +17,7 @@ from gradio_client import Client, handle_file
 from playwright.sync_api import Browser, Page, expect
 from safetensors.torch import load_file, save_file
 
+import app
 from vlm.grounding import overlap
 from vlm.tiny.scenes import Scene, Stock, compose
 from vlm.tiny.sprites import load_sprites
@@ -119,8 +120,35 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 def test_help_names_every_option():
     said = run("--help").stdout
-    for option in ("--model", "--device", "--dtype", "--port", "--share"):
+    for option in ("--model", "--device", "--dtype", "--port", "--share", "--mcp"):
         assert option in said
+
+
+def test_models_of_equal_names_are_told_apart_by_their_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (
+        str(shutil.copytree(TINY, tmp_path / side / "tiny")) for side in "ab"
+    )
+    arguments = ["--model", first, "--model", second, "--model", first]
+    monkeypatch.setattr(sys, "argv", ["app.py", *arguments, "--device", "cpu"])
+    names = [engine.describe()["name"] for engine in app.load(app.parse())]
+    assert names == [first, second]
+
+
+def test_one_model_keeps_its_short_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["app.py", "--device", "cpu"])
+    assert [engine.name for engine in app.load(app.parse())] == ["tiny"]
+
+
+def test_mcp_without_its_package_says_what_to_install() -> None:
+    hidden = "import runpy, sys; sys.modules['mcp'] = None; sys.argv = ['x', '--mcp'];"
+    code = f"{hidden} runpy.run_path({str(APP)!r}, run_name='__main__')"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.endswith('pip install "gradio[mcp]"')
 
 
 def test_a_model_that_is_not_there_is_one_clear_message_and_exit_2(tmp_path):

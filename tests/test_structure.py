@@ -20,7 +20,7 @@ FLOORS = (
     "caption weights",
     "checkpoint graphs grounding quantize trace",
     "engine pair_checkpoint",
-    "contrastive probes",
+    "anatomy contrastive probes",
     "vlm",  # the door: `import vlm`
     "batch tiny",
     "ui",

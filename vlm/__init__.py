@@ -10,7 +10,7 @@ for step in engine.stream(Image.open("cat.jpg"), "detect cat", tap=trace):
 heat = vlm.probes.image_attention(trace, step.index, layer=-1)
 """
 
-from vlm import probes
+from vlm import anatomy, probes
 from vlm.contrastive import Pair, clip_loss, load_pair, siglip_loss
 from vlm.engine import Answer, Candidate, Engine, Step, load
 from vlm.grounding import Object, objects
@@ -30,6 +30,7 @@ __all__ = [
     "TopK",
     "TopP",
     "Trace",
+    "anatomy",
     "clip_loss",
     "greedy",
     "load",

@@ -47,10 +47,10 @@ class Settings:
             raise ValueError(f"Draw by one of {', '.join(STYLES)}; not {self.style!r}.")
         _within("Temperature", self.temperature, 0.05, 5)
         _within("Top-p", self.top_p, 0.01, 1)
-        _within("Top-k", self.top_k, 1, 1000)
-        _within("Seed", self.seed, 0, 2**31 - 1)
-        _within("Best of", self.tries, 1, MAX_TRIES)
-        _within("Maximum tokens", self.max_tokens, 1, MAX_TOKENS)
+        _within("Top-k", self.top_k, 1, 1000, whole=True)
+        _within("Seed", self.seed, 0, 2**31 - 1, whole=True)
+        _within("Best of", self.tries, 1, MAX_TRIES, whole=True)
+        _within("Maximum tokens", self.max_tokens, 1, MAX_TOKENS, whole=True)
 
     def sampler(self, number: int = 0) -> Any:
         """Of try `number`; each try has a seed of its own."""
@@ -113,10 +113,14 @@ def asked_for(model: str, picture: str, prompt: str, *how: Any) -> Ask:
     return Ask(model, picture, prompt, start or "", Settings(*values))
 
 
-def views(engine: Any, store: Store, ask: Ask) -> Iterator[view.View]:
+def views(
+    engine: Any, store: Store, ask: Ask, old: view.View | None = None
+) -> Iterator[view.View]:
     """A view at the start, views as tokens come, and one when all is done.
 
-    Of several tries, the one whose tokens are most probable on average is shown last.
+    Of several tries, the one whose tokens are most probable on average is shown last;
+    the last view of each is kept in the store. With the last view of an `old` answer,
+    these tell what the model thinks of that answer now.
 
     Raises:
         ValueError: the picture cannot be read, or the model cannot be asked.
@@ -126,39 +130,40 @@ def views(engine: Any, store: Store, ask: Ask) -> Iterator[view.View]:
         **view.empty(engine, image),
         **ask.told(),
         "prompt": view.prompt_tokens(engine, ask.prompt),
+        "before": old and _rescored(engine, image, ask.prompt, old),
     }
-    tries: list[view.View] = []
+    tries, told = [], []
     for number in range(ask.settings.draws):
-        for now in _try(engine, store, ask, image, begun, number):
-            told = [_told_try(one) for one in tries]
-            yield {**now, "tries": told, "try": len(tries), "done": False}
+        sampler = _Heard(ask.settings.sampler(number))
+        for now in _try(engine, store, ask, image, begun, sampler):
+            yield {**now, "tries": told, "try": number, "done": False}
+        score = round(_mean_log(now, sampler), 3)
         tries.append(now)
-    best = max(range(len(tries)), key=lambda i: _mean_log(tries[i]))
-    end = {
-        **tries[best],
-        "tries": [_told_try(one) for one in tries],
-        "try": best,
-        "done": True,
-    }
-    store.finish(end["run"], end)
-    yield end
+        told = [*told, {"run": now["run"], "text": now["text"], "score": score}]
+    ends = [
+        {**one, "tries": told, "try": number, "done": True}
+        for number, one in enumerate(tries)
+    ]
+    for end in ends:
+        store.finish(end["run"], end)
+    yield max(ends, key=lambda end: told[end["try"]]["score"])
 
 
 def _try(
-    engine: Any, store: Store, ask: Ask, image: Any, begun: view.View, number: int
+    engine: Any, store: Store, ask: Ask, image: Any, begun: view.View, sampler: _Heard
 ) -> Iterator[view.View]:
     run, trace, steps = store.open(ask), vlm.Trace(), []
     now = {**begun, "run": run}
     yield now
 
     began = shown = time.perf_counter()
-    limit = ask.settings.max_tokens
+    limit = int(ask.settings.max_tokens)
     stream = engine.stream(
         image,
         ask.prompt,
         answer=ask.start,
         echo=True,
-        sampler=ask.settings.sampler(number),
+        sampler=sampler,
         max_tokens=limit,
         tap=trace,
     )
@@ -166,8 +171,11 @@ def _try(
     with contextlib.closing(stream):
         for step in stream:
             clock = time.perf_counter()
-            first = first or clock - began
             steps.append(step)
+            forced = trace.where.forced
+            said = len(steps) - forced  # those of the forced start cost nothing
+            if said == 1:
+                first = clock - began
             store.add(run, f"a{step.index}", _entry(trace, step))
             found = vlm.objects(steps, image.size, masks=engine.masks)
             now = {
@@ -175,7 +183,8 @@ def _try(
                 "text": now["text"] + step.text,
                 "tokens": [*now["tokens"], view.token(engine, step)],
                 "objects": view.objects(found),
-                "timing": view.timing(first, clock - began, len(steps)),
+                "forced": forced,
+                "timing": first and view.timing(first, clock - began, said),
                 "memory": view.memory(engine, now, len(steps)),
             }
             if len(steps) == 1 or clock - shown >= PAUSE:
@@ -185,8 +194,7 @@ def _try(
                 _keep_prompt(store, run, trace, len(now["prompt"]))
         if not steps:
             _keep_prompt(store, run, trace, len(now["prompt"]))
-    forced = trace.where.forced
-    yield {**now, "forced": forced, "cut": len(steps) - forced == limit}
+    yield {**now, "cut": len(steps) - trace.where.forced == limit}
 
 
 def _entry(trace: Any, step: Any) -> Entry:
@@ -203,15 +211,60 @@ def _keep_prompt(store: Store, run: str, trace: Any, count: int) -> None:
         store.add(run, f"p{position}", Entry(pack(attention, shares)))
 
 
-def _mean_log(one: view.View) -> float:
-    chances = [token["probability"] for token in one["tokens"]]
+class _Heard:
+    """A sampler that remembers what it chose last.
+
+    Where an answer ended by itself, that is its end, which is no step.
+    """
+
+    def __init__(self, sampler: Any) -> None:
+        self._sampler = sampler
+        self._last: tuple[Any, int] | None = None
+
+    def start(self) -> Any:
+        pick = self._sampler.start()
+
+        def heard(logits: Any) -> int:
+            token = pick(logits)
+            self._last = logits, token
+            return token
+
+        return heard
+
+    def last(self) -> list[float]:
+        """The probability of that choice; none if there was no choice yet."""
+        if self._last is None:
+            return []
+        logits, token = self._last
+        return [float(logits.softmax(-1)[token])]
+
+
+def _mean_log(one: view.View, heard: _Heard) -> float:
+    """Mean log-probability of what was said, the end of the answer included.
+
+    Without the end, saying nothing would be compared with nothing.
+    """
+    said = [token["probability"] for token in one["tokens"][one["forced"] :]]
+    chances = said if one["cut"] else said + heard.last()
     return sum(log(max(p, 1e-9)) for p in chances) / len(chances) if chances else 0.0
 
 
-def _told_try(one: view.View) -> dict[str, Any]:
-    return {"run": one["run"], "text": one["text"], "score": round(_mean_log(one), 3)}
+def _rescored(engine: Any, image: Any, prompt: str, old: view.View) -> dict[str, Any]:
+    """An earlier answer's tokens, and `now` the model's probability of each of them."""
+    steps = engine.score(image, prompt, [token["id"] for token in old["tokens"]])
+    fields = ("text", "id", "probability")
+    return {
+        "text": old["text"],
+        "tokens": [{key: token[key] for key in fields} for token in old["tokens"]],
+        # What was sure may have become a millionth.
+        "now": [{"probability": float(f"{step.probability:.3g}")} for step in steps],
+    }
 
 
-def _within(name: str, number: Any, low: float, high: float) -> None:
-    if not isinstance(number, (int, float)) or not low <= number <= high:
-        raise ValueError(f"{name} is {number}; give a number from {low} to {high}.")
+def _within(
+    name: str, number: Any, low: float, high: float, *, whole: bool = False
+) -> None:
+    given = isinstance(number, (int, float)) and low <= number <= high
+    if not given or (whole and number != int(number)):
+        kind = "whole number" if whole else "number"
+        raise ValueError(f"{name} is {number}; give a {kind} from {low} to {high}.")

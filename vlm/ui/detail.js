@@ -1,129 +1,146 @@
-// Detail: the chosen token in words and figures, and the list of objects.
+// Detail: the chosen tokens, or the one pointed at, in words and figures.
 
-const part = (name) => element.querySelector(name);
-const percent = (share) => `${(100 * share).toFixed(share < 0.0995 && share > 0 ? 1 : 0)}%`;
-const spaced = (share) => percent(share).replace("%", " %");
-const seconds = (time) => (time < 1 ? `${Math.round(time * 1000)} ms` : `${time.toFixed(2)} s`);
-const EDGES = ["top", "left", "bottom", "right"];
 const ALTERNATIVES = 5;
 
-function buildDetail() {
-  const rows = Array.from({ length: ALTERNATIVES }, () => {
-    const row = document.createElement("div");
-    row.setAttribute("role", "listitem");
-    row.append(...["b", "i", "span"].map((name) => document.createElement(name)));
-    return row;
-  });
-  part(".alternatives").replaceChildren(...rows);
-}
-
 function drawDetail() {
-  const single = state.chosen.length === 1 ? state.chosen[0] : null;
-  const token = single ? tokenAt(single) : null;
-  const object = state.object < 0 ? null : state.value.objects[state.object];
-  part(".token h2").textContent = titleOf(single);
-  part(".role").textContent = single ? roleOf(single) : "";
-  part(".piece").textContent = token ? visible(token.text) : object ? object.label || "…" : "–";
-  const sure = token ? token.probability : object ? object.confidence : undefined;
-  part(".probability").textContent = sure === undefined ? "" : spaced(sure);
-  drawAlternatives(token, object);
-  drawShares();
+  const keys = state.glance ? [state.glance] : state.chosen;
+  const single = keys.length === 1 ? keys[0] : null;
+  const object = state.glance || state.object < 0 ? null : state.value.objects[state.object];
+  const aside = state.glance && state.chosen.join() !== state.glance;
+  write(part(".token h2"), aside ? `Pointed at: ${titleOf(keys).toLowerCase()}` : titleOf(keys));
+  part(".token").classList.toggle("glance", Boolean(aside));
+  write(part(".role"), single ? roleOf(single) : "");
+  write(part(".piece"), object ? object.label || "…" : keys.map(pieceOf).join("") || "–");
+  const sure = object ? object.confidence : meanProbability(keys);
+  write(part(".probability"), sure === null ? "" : spaced(sure));
+  write(part(".place"), single ? placeOf(single) : "");
+  drawAlternatives(keys, single);
+  drawShares(keys);
 }
 
-function titleOf(single) {
-  if (single) {
-    const at = Number(single.slice(1));
-    if (single[0] === "p") return `Prompt token ${at} of ${state.value.prompt.length}`;
-    return `Token ${at + 1} of ${state.value.tokens.length}`;
+function titleOf(keys) {
+  if (keys.length > 1) {
+    return `${state.object < 0 ? "Mean" : "Object, mean"} of ${keys.length} tokens`;
   }
-  return state.chosen.length ? `Object, mean of ${state.chosen.length} tokens` : "Token";
+  if (!keys.length) return "Token";
+  const at = Number(keys[0].slice(1));
+  if (keys[0][0] === "p") return `Prompt token ${at} of ${state.value.prompt.length}`;
+  return `Token ${at + 1} of ${state.value.tokens.length}`;
 }
 
 function roleOf(key) {
+  const given = isGiven(key) ? ["given, not said"] : [];
   const owner = ownerOf(key);
-  if (owner < 0) return "";
-  const { label } = state.value.objects[owner];
-  const edge = edgeOf(key, owner);
-  const text = visible(tokenAt(key).text);
-  if (edge >= 0) return `${EDGES[edge]} edge of “${label || "…"}”`;
-  return /^<seg\d+>$/.test(text) ? `mask of “${label || "…"}”` : "names the object";
+  if (owner < 0) return given.join();
+  const label = `“${state.value.objects[owner].label || "…"}”`;
+  const side = sideOf(key, owner);
+  const mask = /^<seg\d+>$/.test(tokenAt(key).text.trim());
+  const role = mask ? `mask of ${label}` : "names the object";
+  return [...given, side < 0 ? role : `${SIDES[side]} edge of ${label}`].join(", ");
 }
 
-// The four <loc> tokens of an object are its top, left, bottom and right edge.
-function edgeOf(key, owner) {
-  if (binOf(tokenAt(key).text) === null) return -1;
-  const locs = keysOf(owner).filter((k) => tokenAt(k) && binOf(tokenAt(k).text) !== null);
-  return locs.indexOf(key);
+function pieceOf(key) {
+  return visible(tokenAt(key).text);
 }
 
-function binOf(text) {
-  const found = /^<loc(\d{4})>$/.exec(text.trim());
-  return found ? Number(found[1]) : null;
+// The geometric mean; null where nothing was said.
+function meanProbability(keys) {
+  const said = keys.map((key) => tokenAt(key).probability).filter((p) => p !== undefined);
+  if (!said.length) return null;
+  return Math.exp(said.reduce((sum, p) => sum + Math.log(Math.max(p, 1e-9)), 0) / said.length);
 }
 
-// The chosen token as a line over the picture, if it is one.
-function chosenEdge() {
-  const key = state.chosen.length === 1 ? state.chosen[0] : null;
-  const owner = key ? ownerOf(key) : -1;
-  const edge = owner < 0 ? -1 : edgeOf(key, owner);
-  if (edge < 0) return null;
+// Where the edge of a <loc> token is, and where it was expected, in pixels.
+function placeOf(key) {
+  const edge = edgeOf(key);
+  if (!edge?.bins) return "";
+  const size = edge.axis === "x" ? state.value.width : state.value.height;
+  const pixels = (bin) => ((bin / BINS) * size).toFixed(bin && (bin / BINS) * size < 1 ? 1 : 0);
+  const { mean, deviation } = spreadOf(edge.bins);
+  return `${edge.axis} = ${pixels(edge.bin)} px ± ${pixels(deviation)} px (expected ${pixels(mean)})`;
+}
+
+// What else a token might have been; of several tokens, these tokens.
+function drawAlternatives(keys, single) {
+  const box = part(".alternatives");
+  const rows = single ? alternativesOf(single) : keys.map(tokenAt);
+  const count = Math.max(ALTERNATIVES, rows.length);
+  while (box.children.length > count) box.lastChild.remove();
+  while (box.children.length < count) box.append(alternativeRow());
+  [...box.children].forEach((row, i) => fillAlternative(row, rows[i], single));
+  mark(box, "aria-label", single ? "What else it might have been" : "The chosen tokens");
+  // What scrolls has to be reached by the keyboard.
+  if (rows.length > ALTERNATIVES) box.tabIndex = 0;
+  else box.removeAttribute("tabindex");
+}
+
+// The most probable, and always the one that was said.
+function alternativesOf(key) {
   const token = tokenAt(key);
-  const candidates = candidatesOf(key)
-    .map(({ text, probability }) => ({ bin: binOf(text), probability }))
-    .filter(({ bin }) => bin !== null);
-  return { axis: edge % 2 ? "x" : "y", bin: binOf(token.text), object: owner, candidates };
+  const rows = candidatesOf(key).slice(0, ALTERNATIVES);
+  const said = rows.some(({ id }) => id === token.id);
+  return said || !rows.length ? rows : [...rows.slice(0, -1), token];
 }
 
-// What else a token might have been; of an object, its own tokens, edges first.
-function drawAlternatives(token, object) {
-  const own = object ? object.tokens.map((index) => state.value.tokens[index]) : [];
-  const rows = token ? candidatesOf(state.chosen[0]) : own;
-  const name = object ? "Tokens of the object" : "What else it might have been";
-  part(".alternatives").setAttribute("aria-label", name);
-  [...part(".alternatives").children].forEach((row, i) => {
-    const { text = "", probability = 0, id } = rows[i] || {};
-    row.className = !rows[i] ? "empty" : token && id === token.id ? "said" : "";
-    row.children[0].textContent = visible(text);
-    row.children[1].style.setProperty("--part", percent(probability));
-    row.children[2].textContent = rows[i] ? spaced(probability) : "";
-  });
+function alternativeRow() {
+  const row = document.createElement("div");
+  row.setAttribute("role", "listitem");
+  row.append(...["b", "i", "span", "button"].map((name) => document.createElement(name)));
+  row.lastChild.type = "button";
+  row.lastChild.className = "branch";
+  row.lastChild.title = "Continue from here";
+  return row;
 }
 
-function drawShares() {
+function fillAlternative(row, token, single) {
+  const { text = "", probability, id } = token || {};
+  const [piece, bar, share, branch] = row.children;
+  const said = single && token && id === tokenAt(single).id;
+  row.className = !token ? "empty" : said ? "said" : "";
+  row.classList.toggle("unsaid", probability === undefined);
+  write(piece, visible(text));
+  bar.style.setProperty("--part", percent(probability || 0));
+  write(share, probability === undefined ? "" : spaced(probability));
+  branch.hidden = !token || !single || said || text === "<eos>";
+  branch.disabled = root.dataset.phase === "running";
+  branch.dataset.id = id;
+  mark(branch, "aria-label", `Continue with "${text.trim() || visible(text)}" instead`);
+}
+
+part(".alternatives").addEventListener("click", (event) => {
+  const button = event.target.closest(".branch");
+  if (!button) return;
+  const before = state.value.tokens.slice(0, Number(state.chosen[0].slice(1)));
+  const ids = [...before.map(({ id }) => id), Number(button.dataset.id)];
+  trigger("branch", { run: state.value.run, ids });
+  part(".tokens").focus({ preventScroll: true }); // the button is about to go
+});
+
+function drawShares(keys) {
   const head = headShown();
-  const where = `layer ${state.layer}, ${head === MEAN ? "mean of heads" : `head ${head}`}`;
-  part(".where").textContent = `Where it looked, ${where}`;
-  const heat = heatOf(state.chosen, state.layer, head);
-  const shares = heat ? heat.shares : [0, 0, 0, 0];
+  const where = `layer ${layerShown()}, ${head === MEAN ? "mean of heads" : `head ${head}`}`;
+  write(part(".where"), `Where it looked, ${where}`);
+  const shares = heatOf(keys, layerShown(), head)?.shares;
   const bars = part(".shares").children;
   const names = part(".keys").querySelectorAll("b");
-  shares.forEach((share, i) => {
-    bars[i].style.width = percent(share);
-    names[i].textContent = heat ? spaced(share) : "";
-  });
+  for (let i = 0; i < bars.length; i++) {
+    bars[i].style.width = percent(shares ? shares[i] : 0);
+    write(names[i], shares ? spaced(shares[i]) : "");
+  }
   const words = ["image", "bos", "prompt", "answer"];
-  part(".shares").setAttribute(
-    "aria-label", heat ? shares.map((s, i) => `${words[i]} ${spaced(s)}`).join(", ") : "not known yet");
-  part(".peak").textContent = heat ? spaced(peakOf(heat)) : "–";
-  part(".seen").textContent = heat ? spaced(shares[0]) : "–";
-}
-
-// What a patch of the brightest colour has: of the image's attention, or of all.
-function peakOf(heat) {
-  if (state.raw) return heat.ceiling;
-  return heat.mass ? heat.peak / heat.mass : 0;
+  const told = shares?.map((share, i) => `${words[i]} ${spaced(share)}`).join(", ");
+  mark(part(".shares"), "aria-label", told || "not known yet");
 }
 
 function visible(text) {
   return text.replaceAll("\n", "⏎").replace(/^ +/, (run) => "·".repeat(run.length));
 }
 
-function drawMeta() {
-  const { tokens, timing, done, cut } = state.value;
-  part(".count").textContent = tokens.length;
-  part(".first").textContent = timing ? seconds(timing.first) : "–";
-  part(".rate").textContent = timing?.rate ? timing.rate.toFixed(timing.rate < 10 ? 1 : 0) : "–";
-  const empty = done && !tokens.length ? "the answer is empty" : "";
-  const end = done && cut ? "cut at the maximum of tokens" : empty;
-  part(".state").textContent = state.stopped ? "stopped" : end;
+function spaced(share) {
+  const tiny = share > 0 && share < 0.0005;
+  return tiny ? "< 0.1 %" : percent(share).replace("%", " %");
+}
+
+function percent(share) {
+  return `${(100 * share).toFixed(share < 0.0995 && share > 0 ? 1 : 0)}%`;
 }

@@ -1,12 +1,15 @@
 // Heads: a thumbnail for each head of the layer. Pointing previews, clicking keeps.
 
-const strip = element.querySelector(".heads");
-const layerInput = element.querySelector(".layer input");
-const layerOutput = element.querySelector(".layer output");
+const strip = part(".heads");
+const layerInput = part(".layer input");
+const layerOutput = part(".layer output");
 
 function buildHeads() {
   const names = [MEAN, ...Array(shape.heads).keys()];
   strip.replaceChildren(...names.map(headButton));
+  // In lines of about a dozen, all of one length.
+  const lines = Math.ceil(names.length / 12);
+  strip.style.setProperty("--columns", Math.ceil(names.length / lines));
   layerInput.max = shape.layers - 1;
 }
 
@@ -23,30 +26,39 @@ function headButton(head) {
 }
 
 function drawHeads() {
+  const pointed = state.preview && layerShown() === state.layer ? state.preview.head : null;
   for (const button of strip.children) {
     const head = Number(button.dataset.head);
     const locked = head === state.head;
-    button.setAttribute("aria-checked", locked);
+    mark(button, "aria-checked", locked);
     button.tabIndex = locked ? 0 : -1;
-    button.classList.toggle("preview", state.preview === head);
+    button.classList.toggle("preview", pointed === head);
     const surface = button.firstChild;
-    const heat = heatOf(state.chosen, state.layer, head);
-    if (heat) paintHeat(surface, heat, state.raw, () => 1);
+    const heat = heatShown(state.chosen, state.layer, head);
+    if (heat) paintHeat(surface, heat, inked().solid);
     else surface.getContext("2d").clearRect(0, 0, surface.width, surface.height);
   }
   layerInput.value = state.layer;
-  layerOutput.textContent = `${state.layer} / ${shape.layers - 1}`;
-  layerInput.setAttribute("aria-valuetext", `layer ${state.layer} of ${shape.layers}`);
+  write(layerOutput, `${state.layer} / ${shape.layers - 1}`);
+  mark(layerInput, "aria-valuetext", `layer ${state.layer} of ${shape.layers}`);
 }
 
 function headShown() {
-  return state.preview === null ? state.head : state.preview;
+  return state.preview ? state.preview.head : state.head;
+}
+
+function layerShown() {
+  return state.preview?.layer ?? state.layer;
+}
+
+function preview(look) {
+  state.preview = look;
+  redraw();
 }
 
 function moveHead(head, focus) {
   state.head = Math.max(MEAN, Math.min(shape.heads - 1, head));
-  state.preview = null;
-  redraw();
+  preview(null);
   if (focus) strip.children[state.head + 1].focus();
 }
 
@@ -58,14 +70,9 @@ function moveLayer(layer) {
 layerInput.addEventListener("input", () => moveLayer(Number(layerInput.value)));
 strip.addEventListener("pointerover", (event) => {
   const button = event.target.closest("button");
-  if (!button || event.pointerType === "touch") return;
-  state.preview = Number(button.dataset.head);
-  redraw();
+  if (button && event.pointerType !== "touch") preview({ head: Number(button.dataset.head) });
 });
-strip.addEventListener("pointerleave", () => {
-  state.preview = null;
-  redraw();
-});
+strip.addEventListener("pointerleave", () => preview(null));
 strip.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (button) moveHead(Number(button.dataset.head), false);

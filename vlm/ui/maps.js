@@ -3,22 +3,21 @@
 
 const PREFETCH_BYTES = 8 * 2 ** 20;
 const MEAN = -1;
+const SUMS_BYTES = 32 * 2 ** 20;
 
 const shape = { layers: 0, heads: 0, rows: 0, columns: 0, patches: 0 };
 const maps = { run: "", kept: new Map(), asked: new Set(), sums: new Map(), lost: false };
 
 function resetMaps(run, value) {
   Object.assign(maps, { run, lost: false });
-  maps.kept.clear();
-  maps.asked.clear();
-  maps.sums.clear();
+  for (const each of [maps.kept, maps.asked, maps.sums, leasts]) each.clear();
   const [rows, columns] = value.grid;
   Object.assign(shape, { layers: value.layers, heads: value.heads, rows, columns });
   shape.patches = rows * columns;
 }
 
 function mapBytes() {
-  return shape.layers * shape.heads * (shape.patches + 20);
+  return shape.layers * shape.heads * (shape.patches + 10);
 }
 
 // Resolves to true when something new has come.
@@ -34,23 +33,49 @@ async function fetchMaps(keys) {
     found = {}; // The connection failed: the next look asks again.
   }
   if (run !== maps.run) return false;
+  const names = Object.keys(found || {});
+  const entries = await Promise.all(names.map((key) => unpack(found[key])));
+  if (run !== maps.run) return false;
   missing.forEach((key) => maps.asked.delete(key));
   maps.lost = found === null;
-  for (const key in found || {}) maps.kept.set(key, unpack(found[key]));
-  maps.sums.clear();
+  names.forEach((key, i) => maps.kept.set(key, entries[i]));
   return true;
 }
 
-// The maps are float32 peaks [L, H], float32 shares [L, H, 4], a byte for each patch.
-function unpack(entry) {
-  const bytes = Uint8Array.from(atob(entry.maps), (c) => c.charCodeAt(0));
+// Float16 shares [L, H, 4] and roots of peaks [L, H], then a byte for each patch: the
+// root of its part of the peak. The bins of a <loc> token are a peak and bytes too.
+async function unpack(entry) {
   const count = shape.layers * shape.heads;
+  const bytes = await inflated(entry.maps);
+  const bins = entry.bins ? await inflated(entry.bins) : null;
+  const peaks = halves(bytes, count * 4, count).map((root) => root * root);
   return {
-    peaks: new Float32Array(bytes.buffer, 0, count),
-    shares: new Float32Array(bytes.buffer, count * 4, count * 4),
-    levels: bytes.subarray(count * 20),
+    shares: halves(bytes, 0, count * 4),
+    peaks,
+    ceiling: peaks.reduce((most, peak) => Math.max(most, peak), 0),
+    levels: bytes.subarray(count * 10),
+    bins: bins && Float32Array.from(bins.subarray(2), squared(halves(bins, 0, 1)[0] ** 2)),
     candidates: entry.candidates,
   };
+}
+
+async function inflated(text) {
+  const packed = atob(text);
+  const bytes = new Uint8Array(packed.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = packed.charCodeAt(i);
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+const squared = (peak) => (level) => peak * (level / 255) ** 2;
+
+// Float16 numbers, none of them negative.
+function halves(bytes, start, count) {
+  const bits = new Uint16Array(bytes.buffer, start * 2, count);
+  return Float32Array.from(bits, (half) => {
+    const [exponent, fraction] = [half >> 10, (half & 1023) / 1024];
+    return exponent ? (1 + fraction) * 2 ** (exponent - 15) : fraction * 2 ** -14;
+  });
 }
 
 // What else the token might have been; nothing before it has been fetched.
@@ -73,12 +98,18 @@ function lookAt(key, layer, head, patch) {
 }
 
 // The mean over tokens of one head (or of all): patches, shares, and the largest
-// patch that these tokens have in any layer and head.
+// patch that these tokens have in any layer and head. Null before their maps came.
 function heatOf(keys, layer, head) {
   const known = keys.filter((key) => maps.kept.has(key));
   if (!known.length) return null;
-  const name = known.join() + ":" + layer + ":" + head;
-  if (!maps.sums.has(name)) maps.sums.set(name, sumUp(known, layer, head));
+  return remembered(`${known}:${layer}:${head}`, () => sumUp(known, layer, head));
+}
+
+function remembered(name, make) {
+  if (!maps.sums.has(name)) {
+    if (maps.sums.size * shape.patches * 4 >= SUMS_BYTES) maps.sums.clear();
+    maps.sums.set(name, make());
+  }
   return maps.sums.get(name);
 }
 
@@ -90,7 +121,7 @@ function sumUp(keys, layer, head) {
   let ceiling = 0;
   for (const key of keys) {
     const one = maps.kept.get(key);
-    ceiling = Math.max(ceiling, ...one.peaks);
+    ceiling = Math.max(ceiling, one.ceiling);
     for (let h = from; h < to; h++) {
       const row = layer * shape.heads + h;
       const peak = (one.peaks[row] * part) / (255 * 255);
@@ -102,13 +133,16 @@ function sumUp(keys, layer, head) {
       for (let s = 0; s < 4; s++) shares[s] += part * one.shares[row * 4 + s];
     }
   }
-  let peak = 0;
-  let mass = 0;
+  return { patches, shares, ceiling, ...extent(patches) };
+}
+
+function extent(patches) {
+  let [peak, mass] = [0, 0];
   for (const p of patches) {
-    peak = Math.max(peak, p);
+    if (p > peak) peak = p;
     mass += p;
   }
-  return { patches, shares, peak, mass, ceiling };
+  return { peak, mass };
 }
 
 function headRange(head) {

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from vlm.ui import probe
+from vlm.ui import api, compare, inside, probe
 from vlm.ui.examples import listed
 
 FOLDER = Path(__file__).parent
@@ -33,9 +33,15 @@ def build(engines: Any, examples: Path) -> gr.Blocks:
         analytics_enabled=False,
         delete_cache=(3600, 3600),
     ) as demo:
+        api.build(named)  # first, or a listener's function could take a name of these
         gr.HTML(_header(engines[0].describe()), elem_id="header", js_on_load=None)
-        with gr.Tabs(elem_id="tabs"), gr.Tab("Probe"):
-            probe.build(named, listed(examples))
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Probe"):
+                asked = probe.build(named, listed(examples))
+            with gr.Tab("Compare"):
+                compare.build(named, asked.store, listed(examples))
+            with gr.Tab("Inside") as tab:
+                inside.build(named, tab, asked)
     # Waiting events over all functions; on ZeroGPU Gradio's own limit would be 1.
     demo.queue(max_size=16)
     return demo
@@ -45,7 +51,7 @@ def launch(demo: gr.Blocks, **options: Any) -> tuple:
     """Serve the page. Bounds are set here: uploads, files kept, cross-origin calls."""
     return demo.launch(
         theme=gr.themes.Base(font=SANS, font_mono=MONO),
-        css_paths=[FOLDER / "palette.css", FOLDER / "page.css"],
+        css_paths=[FOLDER / f"{name}.css" for name in ("palette", "page", "compare")],
         head_paths=FOLDER / "page.html",
         favicon_path=FOLDER / "logo.svg",
         footer_links=["api"],

@@ -36,15 +36,16 @@ function drawPicture() {
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   pen.clearRect(0, 0, canvas.width, canvas.height);
   picture.frame = null;
-  if (!picture.image) return;
+  if (!picture.image || !stage.clientWidth) return; // no picture, or a hidden tab
   const frame = (picture.frame = frameOf(state.value.width, state.value.height));
   drawBackdrop(frame, ratio);
   pen.drawImage(backdrop, frame.x, frame.y, frame.w, frame.h);
   drawHeat(pen, frame);
   state.value.objects.forEach((object, i) => drawMask(pen, frame, object, i));
   state.value.objects.forEach((object, i) => drawObject(pen, frame, object, i));
-  drawLoc(pen, frame);
+  drawEdges(pen, frame);
   drawPatch(pen, frame);
+  drawTools(pen, frame);
 }
 
 function fit(surface, width, height) {

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from gradio.processing_utils import save_pil_to_cache
 from gradio.utils import get_upload_folder
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from vlm.image import to_rgb
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 40_000_000
 SHOWN_EDGE = 896
+GREY = (127, 127, 127)  # the middle of what a model takes: it says nothing
 
 
 def read(path: str | os.PathLike) -> Image.Image:
@@ -31,6 +33,10 @@ def read(path: str | os.PathLike) -> Image.Image:
         raise ValueError(f"This file is not a picture. Take a {kinds} file.") from None
     except Image.DecompressionBombError:
         raise ValueError(_too_large("more than 178 million")) from None
+    except FileNotFoundError:
+        raise ValueError(
+            "This picture is no longer kept here. Choose it once more."
+        ) from None
     except (OSError, SyntaxError, EOFError):
         raise ValueError(
             "This picture is damaged or cut short. Save it again, or take another."
@@ -41,9 +47,26 @@ def shown(image: Image.Image) -> dict:
     """A copy small enough to send, as the file entry that Gradio serves."""
     small = image.copy()
     small.thumbnail((SHOWN_EDGE, SHOWN_EDGE), Image.Resampling.LANCZOS)
+    return {"path": _kept(small, "webp"), "meta": {"_type": "gradio.FileData"}}
+
+
+def painted(
+    path: str | os.PathLike, discs: Sequence[tuple[float, float, float]]
+) -> str:
+    """A copy of the picture with grey discs, and nothing else changed; its path.
+
+    Discs are x, y and radius in shares of the picture's width. ValueError: see `read`.
+    """
+    image = read(path).copy()
+    pen = ImageDraw.Draw(image)
+    for x, y, radius in discs:
+        pen.circle((x * image.width, y * image.width), radius * image.width, fill=GREY)
+    return _kept(image, "png")
+
+
+def _kept(image: Image.Image, format: str) -> str:
     # Gradio serves files of its own cache only, and names them by their content.
-    path = save_pil_to_cache(small, cache_dir=get_upload_folder(), format="webp")
-    return {"path": str(Path(path)), "meta": {"_type": "gradio.FileData"}}
+    return str(Path(save_pil_to_cache(image, get_upload_folder(), format=format)))
 
 
 def _check_size(width: int, height: int) -> None:

@@ -4,150 +4,228 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import gradio as gr
 
-from vlm.ui import pictures, prompts, view
-from vlm.ui.asking import MAX_TOKENS, MAX_TRIES, STYLES, asked_for, views
+from vlm.ui import again, keep, pictures, prompts, view
+from vlm.ui.again import Again
+from vlm.ui.asking import asked_for
+from vlm.ui.controls import Picture, Question, question, sampling
 from vlm.ui.examples import Example, Examples
+from vlm.ui.hint import hint
+from vlm.ui.history import History
+from vlm.ui.lint import lint
 from vlm.ui.refusing import refusing, refusing_all
 from vlm.ui.scope import Scope
 from vlm.ui.store import Store
 
 KEPT_BYTES = 256 * 2**20
+QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+MODEL = {"concurrency_limit": 1, "concurrency_id": "model"}
 
 
-def build(engines: dict[str, Any], examples: list[Example]) -> Store:
+class Probe(NamedTuple):
+    """What was asked, and where the question and its answer stand."""
+
+    store: Store
+    picture: Picture
+    prompt: gr.Textbox
+    scope: Scope
+
+
+def build(engines: dict[str, Any], examples: list[Example]) -> Probe:
     """Lay out the tab in the Blocks that is open, and wire it.
 
-    Returns the store of what was asked, which the other tabs look into.
+    Returns what the other tabs look into.
     """
     store = Store(KEPT_BYTES)
-    names = list(engines)
-    engine = engines[names[0]]
-    about = engine.describe()
+    abouts = {name: engine.describe() for name, engine in engines.items()}
+    first = next(iter(engines))
     begin = examples[0] if examples else Example(None, "caption en")
 
     with gr.Row(elem_id="probe"):
         with gr.Column(elem_id="ask", min_width=260):
-            picture, task, prompt, hint, run, stop = _question(begin, about)
-            how = _how()
+            asked = question(begin, abouts)
+            how = sampling("sampling")
             shelf = _shelf(examples)
-            if about["note"]:
-                gr.HTML(html.escape(about["note"]), elem_id="note", js_on_load=None)
+            history = History(elem_id="history")
+            note = gr.HTML(_note(abouts[first]), elem_id="note", js_on_load=None)
         opened = pictures.read(begin.picture) if begin.picture else None
-        first = view.empty(engine, opened)
-        scope = Scope(first, store=store, elem_id="scope")
+        empty = view.empty(engines[first], opened)
+        scope = Scope(empty, store=store, elem_id="scope")
 
-    def picked(event: gr.EventData) -> tuple:
-        example = examples[event.index]
-        task = prompts.of(example.prompt)
-        advice = prompts.advice(task, about["tasks"])
-        name = task.name if task else None
-        return str(example.picture), example.prompt, name, advice
+    _help(asked, note, abouts)
+    ways = _Ways(engines, store, asked, how, scope)
+    ways.wire(examples, shelf, history)
+    return Probe(store, asked.picture, asked.prompt, scope)
 
-    def asked(name: str, prompt: str) -> tuple[str, str]:
-        task = prompts.named(name)
-        advice = prompts.advice(task, about["tasks"])
-        return prompts.rephrased(prompt or "", task), advice
 
-    def preview(path: str | None) -> dict:
-        return view.empty(engine, refusing(pictures.read, path) if path else None)
+def _help(asked: Question, note: gr.HTML, abouts: dict[str, dict]) -> None:
+    """The chips, the line under the prompt and the note follow what is chosen."""
 
-    def probe(image: str, prompt: str, *how: Any) -> Iterator[dict]:
-        """Ask about a picture; streams the answer with its tokens and objects."""
-        ask = refusing(asked_for, names[0], image, prompt, *how)
-        yield from refusing_all(views(engine, store, ask))
+    def told(prompt: str, model: str) -> tuple:
+        task = prompts.of(prompt or "")
+        return task.name if task else None, hint(prompt or "", abouts[model])
 
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    running = gr.on(
-        [run.click, prompt.submit],
-        probe,
-        [picture, prompt, *how],
-        scope,
-        api_name="probe",
-        show_progress="hidden",
-        concurrency_limit=1,
-        concurrency_id="model",
-        trigger_mode="once",
+    def rephrased(name: str, prompt: str) -> str:
+        return prompts.rephrased(prompt or "", prompts.named(name))
+
+    def repaired(prompt: str, model: str) -> str:
+        repairs = (advice.repair for advice in lint(prompt or "", abouts[model])[:1])
+        return next(repairs, None) or prompt
+
+    def respoken(prompt: str, event: gr.EventData) -> str:
+        return refusing(prompts.respoken, prompt or "", event.code)
+
+    picture, task, prompt, line, model, *_ = asked
+    quick = {"queue": False, **QUIET}
+    gr.on(
+        [prompt.change, model.change],
+        told,
+        [prompt, model],
+        [task, line],
+        trigger_mode="always_last",
+        **quick,
     )
-    # A run that is stopped or fails has no last value to say so.
-    ended = {"fn": lambda: gr.update(stopped_at=time.time()), "outputs": scope}
-    stop.click(**ended, cancels=running, queue=False, **quiet)
-    running.failure(**ended, queue=False, **quiet)
-    picture.change(preview, picture, scope, cancels=running, **quiet)
-    task.input(asked, [task, prompt], [prompt, hint], queue=False, **quiet)
-    if shelf:
-        shelf.pick(picked, None, [picture, prompt, task, hint], **quiet)
-    return store
+    task.input(rephrased, [task, prompt], prompt, **quick)
+    line.repair(repaired, [prompt, model], prompt, **quick)
+    line.language(respoken, prompt, prompt, **quick)
+    model.change(lambda model: _note(abouts[model]), model, note, **quick)
 
 
-class Picture(gr.Image):
-    """Gives the file as it was sent; gr.Image would decode it before any check."""
+class _Ways:
+    """All ways to ask: Run, an example, and what the viewer asks for by itself.
 
-    is_template = True  # the browser shows it as a gr.Image
+    The last ones are checked first and put into `wanted`; its change starts the model.
+    So two listeners run it. Gradio's `cancels` would end what is running too late, or
+    end what has just begun, so each way first says that the `turn` is over.
+    """
 
-    def preprocess(self, payload: Any) -> str | None:
-        return payload.path if payload else None
+    def __init__(
+        self,
+        engines: dict[str, Any],
+        store: Store,
+        asked: Question,
+        how: list,
+        scope: Scope,
+    ) -> None:
+        self.engines, self.store = engines, store
+        self.asked, self.how, self.scope = asked, how, scope
+        self.wanted, self.turn = gr.State(), gr.State(_Turn())
+
+    def wire(
+        self, examples: list[Example], shelf: Examples | None, history: History
+    ) -> None:
+        asked, scope, wanted, turn = self.asked, self.scope, self.wanted, self.turn
+        model = asked.model
+        controls = [asked.picture, asked.prompt, model, *self.how]
+        pressed = partial(gr.on, [asked.run.click, asked.prompt.submit])
+        self._over(pressed)
+        streaming = {"trigger_mode": "always_last", **MODEL, **QUIET}
+        run = pressed(self.probe, [turn, *controls], scope, **streaming)
+        follow = wanted.change(self.follow, [turn, wanted], scope, **streaming)
+        runs = [run, follow]
+        self._end_told(*runs)
+        asked.stop.click(_ended, None, scope, cancels=runs, queue=False, **QUIET)
+        # When a picture is removed, the first listener is still given the old one.
+        changed = gr.on(
+            [asked.picture.input, model.input],
+            lambda: None,
+            cancels=runs,
+            queue=False,
+            **QUIET,
+        )
+        changed.then(self.preview, [asked.picture, model], scope, **QUIET)
+
+        self._wants(scope.branch, self.branch, None, [wanted])
+        self._wants(scope.paint, self.paint, None, [wanted])
+        self._wants(scope.region, self.region, controls, [asked.prompt, wanted])
+        getattr(scope, "try")(self.another_try, None, scope, queue=False, **QUIET)
+        if shelf:
+            pick = self.picking(examples)
+            filled = [asked.picture, asked.prompt, self.how[-1], wanted]
+            self._wants(shelf.pick, pick, [model, *self.how], filled)
+        self._over(history.restore)
+        brought = {"outputs": [*controls, wanted], **QUIET}
+        self._end_told(keep.wire(history, examples, list(self.engines), **brought))
+
+    def _wants(
+        self, listener: Callable, wish: Callable, inputs: list | None, outputs: list
+    ) -> None:
+        self._over(listener)
+        # Queued: without a queue nobody is told that the State has changed.
+        self._end_told(listener(wish, inputs, outputs, **QUIET))
+
+    def _over(self, listener: Callable) -> None:
+        # A listener of its own, and first: each one waits for those before it.
+        listener(_Turn.end, self.turn, None, queue=False, **QUIET)
+
+    def _end_told(self, *asking: Any) -> None:
+        # A run that is stopped or fails has no last value to say so.
+        for each in asking:
+            each.failure(_ended, None, self.scope, queue=False, **QUIET)
+
+    def probe(
+        self, turn: _Turn, image: str, prompt: str, model: str, *how: Any
+    ) -> Iterator[dict]:
+        ask = refusing(asked_for, model, image, prompt, *how)
+        yield from self.follow(turn, Again(ask))
+
+    def follow(self, turn: _Turn, wanted: Again) -> Iterator[dict]:
+        turn.now = wanted
+        yield from refusing_all(wanted.views(self.engines, self.store))
+
+    def preview(self, path: str | None, model: str) -> dict:
+        image = refusing(pictures.read, path) if path else None
+        return view.empty(self.engines[model], image)
+
+    def branch(self, event: gr.EventData) -> Again:
+        return refusing(again.branched, self.store, event._data)
+
+    def paint(self, event: gr.EventData) -> Again:
+        return refusing(again.painted_over, self.store, event._data)
+
+    def region(
+        self, event: gr.EventData, image: str, _prompt: str, model: str, *how: Any
+    ) -> tuple[str, Again]:
+        wanted = refusing(again.in_region, self.store, event._data, model, image, *how)
+        return wanted.ask.prompt, wanted
+
+    def another_try(self, event: gr.EventData) -> dict:
+        return refusing(again.another_try, self.store, event._data)
+
+    def picking(self, examples: list[Example]) -> Callable:
+        def pick(event: gr.EventData, model: str, *how: Any) -> tuple:
+            example = examples[event.index]
+            picture = str(example.picture)
+            *settings, _ = how
+            ask = refusing(asked_for, model, picture, example.prompt, *settings, "")
+            return picture, example.prompt, "", Again(ask)
+
+        return pick
 
 
-def _question(begin: Example, about: dict) -> tuple:
-    picture = Picture(
-        str(begin.picture) if begin.picture else None,
-        type="filepath",
-        sources=["upload", "clipboard", "webcam"],
-        webcam_options=gr.WebcamOptions(mirror=False),
-        label="Picture",
-        show_label=False,
-        buttons=[],
-        height=224,
-        alt_text="The picture that is asked about",
-        placeholder="Drop a picture here, or click",
-        elem_id="picture",
-    )
-    task = prompts.of(begin.prompt)
-    chips = gr.Radio(
-        [each.name for each in prompts.TASKS],
-        value=task.name if task else None,
-        label="Task",
-        show_label=False,
-        container=False,
-        elem_id="task",
-        elem_classes="pills",
-    )
-    prompt = gr.Textbox(
-        begin.prompt,
-        label="Prompt",
-        show_label=False,
-        container=False,
-        lines=1,
-        max_lines=4,
-        placeholder="detect cat ; dog",
-        elem_id="prompt",
-    )
-    advice = prompts.advice(task, about["tasks"])
-    hint = gr.HTML(advice, elem_id="hint", js_on_load=None)
-    with gr.Row(elem_id="go"):
-        run = gr.Button("Run", variant="primary", elem_id="run")
-        stop = gr.Button("Stop", elem_id="stop")
-    return picture, chips, prompt, hint, run, stop
+@dataclass(eq=False)
+class _Turn:
+    """What a visitor's viewer is being filled with."""
+
+    now: Again | None = None
+
+    def end(self) -> None:
+        if self.now:
+            self.now.over = True
 
 
-def _how() -> list:
-    """The fields of `Settings` in their order, and then the answer's start."""
-    with gr.Accordion("Sampling and length", open=False, elem_id="sampling"):
-        return [
-            gr.Radio(STYLES, value=STYLES[0], label="Next token", elem_classes="pills"),
-            gr.Slider(0.1, 2, 1, step=0.1, label="Temperature", buttons=[]),
-            gr.Slider(0.05, 1, 0.9, step=0.05, label="Top-p", buttons=[]),
-            gr.Slider(1, 200, 40, step=1, label="Top-k", buttons=[]),
-            gr.Number(0, precision=0, label="Seed"),
-            gr.Slider(1, MAX_TRIES, 1, step=1, label="Best of", buttons=[]),
-            gr.Slider(1, MAX_TOKENS, 256, step=1, label="Maximum tokens", buttons=[]),
-            gr.Textbox("", label="The answer begins with", max_length=512),
-        ]
+def _ended() -> dict:
+    return gr.update(stopped_at=time.time())
+
+
+def _note(about: dict) -> str:
+    return html.escape(about["note"])
 
 
 def _shelf(examples: list[Example]) -> Examples | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,4 +26,9 @@ def refusing_all(values: Iterator[Any]) -> Iterator[Any]:
 
 
 def refusal(message: str) -> gr.Error:
-    return gr.Error(message, print_exception=False)
+    return gr.Error(as_text(message), print_exception=False)
+
+
+def as_text(message: str) -> str:
+    """Gradio shows messages as markup, and some repeat what a stranger wrote."""
+    return html.escape(message, quote=False)

@@ -4,14 +4,20 @@ const root = element.querySelector(".scope");
 const state = {
   value: null, // what the server sent last
   chosen: [], // keys of the tokens whose heat is shown
-  object: -1,
+  object: -1, // the one whose tokens they are, if they were chosen by it
+  cursor: null, // key of the token where the keyboard is
+  anchor: null, // key of the token where a span begins
+  glance: null, // key of the token under the pointer
+  hidden: new Set(), // objects that are not drawn
+  threshold: 0, // where masks are cut; 0 leaves them soft
   follow: true, // choose each token as it comes, until the reader chooses one
   layer: 0,
   head: MEAN,
-  preview: null, // the head under the pointer
+  preview: null, // layer (if another than is kept) and head under the pointer
   patch: null,
   strength: 0.75,
-  raw: false,
+  contrast: 0, // from -1 to 1
+  scale: "image", // or "sinks": the image without them, or "raw"
   blocks: false,
   stopped: false,
 };
@@ -26,10 +32,16 @@ function draw() {
   drawPicture();
   drawHeads();
   drawTokens();
+  drawLegend();
+  drawSheet();
   drawDetail();
   drawObjects();
   drawMeta();
   drawNotice();
+  drawToolbar();
+  drawChange();
+  drawKeep();
+  tellLook();
 }
 
 // Gradio's value is a proxy, slow to read: it is copied once, and tokens as they come.
@@ -50,6 +62,7 @@ function update() {
   if (state.follow && value.tokens.length) follow();
   setPhase(!value.run ? "idle" : value.done ? "done" : state.stopped ? "stopped" : "running");
   if (value.done) prefetch();
+  tellDone(value);
   redraw();
 }
 
@@ -62,9 +75,12 @@ function begin(value) {
     state.head = MEAN;
   }
   resetTokens(value.prompt);
-  Object.assign(state, { chosen: [], object: -1, follow: true, patch: null, stopped: false });
+  Object.assign(state, { follow: true, patch: null, glance: null, stopped: false });
+  hold([]);
+  state.hidden.clear();
   const hidden = stage.getBoundingClientRect().top > 0.6 * window.innerHeight;
   if (value.run && hidden) root.scrollIntoView({ block: "start", behavior: "smooth" });
+  keepLook();
 }
 
 function setPhase(phase) {
@@ -78,11 +94,16 @@ function setPhase(phase) {
 // skips tokens, it does not fall behind.
 function follow() {
   const key = `a${state.value.tokens.length - 1}`;
-  if (!state.chosen.length || maps.kept.has(key)) state.chosen = [key];
+  if (!state.chosen.length || maps.kept.has(key)) hold([key]);
   if (!maps.asked.size) fetchMaps([key]).then((fresh) => {
-    if (fresh && state.follow) state.chosen = [key];
+    if (fresh && state.follow) hold([key]);
     redraw();
   });
+}
+
+// By the reader or by the stream: tokens, their object, and where the keyboard is.
+function hold(keys, object = -1, cursor = keys[0] ?? null) {
+  Object.assign(state, { chosen: keys, object, cursor, anchor: cursor });
 }
 
 async function prefetch() {
@@ -98,11 +119,22 @@ async function prefetch() {
   root.dataset.ready = run;
 }
 
-function choose(keys, object) {
-  Object.assign(state, { chosen: keys, object, follow: false });
-  fetchMaps(keys).then(redraw);
+function choose(keys, object, cursor) {
+  hold(keys, object, cursor);
+  Object.assign(state, { follow: false, glance: null });
+  fetchAll(keys);
   redraw();
-  say(keys.length === 1 ? `${titleOf(keys[0])}: ${visible(tokenAt(keys[0]).text)}` : "");
+  const piece = keys.length === 1 ? `: ${pieceOf(keys[0])}` : "";
+  say(keys.length ? titleOf(keys) + piece : "Nothing is chosen");
+}
+
+// The server gives a bounded number at once.
+async function fetchAll(keys) {
+  const run = maps.run;
+  for (let i = 0; i < keys.length && run === maps.run; i += 32) {
+    await fetchMaps(keys.slice(i, i + 32));
+    redraw();
+  }
 }
 
 function chooseObject(index) {
@@ -126,7 +158,7 @@ function movePatch(rows, columns) {
   pointAt(row * shape.columns + column);
   const looks = [...patchLooks()].sort((a, b) => b[1] - a[1]).slice(0, 3);
   const words = looks.map(([key]) => visible(tokenAt(key).text)).join(", ");
-  say(`Row ${row + 1}, column ${column + 1}. ${words ? `Looked here most: ${words}` : ""}`);
+  say(`${patchWords()}. ${words ? `Looked here most: ${words}` : ""}`);
 }
 
 function say(text) {
@@ -140,6 +172,12 @@ function drawNotice() {
   part(".notice").textContent = waiting && maps.lost ? lost : "";
 }
 
+root.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || event.defaultPrevented) return;
+  pointAt(null);
+  // While the model runs, Escape stops it.
+  if (root.dataset.phase !== "running") choose([]);
+});
 canvas.addEventListener("pointermove", (event) => pointAt(patchUnder(event)));
 canvas.addEventListener("pointerdown", (event) => pointAt(patchUnder(event)));
 canvas.addEventListener("pointerleave", (event) => {
@@ -156,7 +194,6 @@ canvas.addEventListener("keydown", (event) => {
     ArrowDown: () => movePatch(1, 0),
     ArrowLeft: () => movePatch(0, -1),
     ArrowRight: () => movePatch(0, 1),
-    Escape: () => pointAt(null),
     Enter: chooseAtPatch,
   };
   if (!moves[event.key]) return;
@@ -173,24 +210,7 @@ function chooseAtPatch() {
   if (object >= 0) chooseObject(object);
 }
 
-part(".scale").addEventListener("click", (event) => {
-  const button = event.target.closest("button");
-  if (!button) return;
-  state.raw = button.dataset.scale === "raw";
-  for (const each of part(".scale").children) each.setAttribute("aria-pressed", each === button);
-  redraw();
-});
-part(".patches").addEventListener("click", (event) => {
-  state.blocks = !state.blocks;
-  event.currentTarget.setAttribute("aria-pressed", state.blocks);
-  redraw();
-});
-part(".heat input").addEventListener("input", (event) => {
-  state.strength = event.target.value / 100;
-  redraw();
-});
-
-buildDetail();
+joinGroup();
 new ResizeObserver(redraw).observe(stage);
 watch("value", update);
 watch("stopped_at", () => {

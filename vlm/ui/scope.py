@@ -8,13 +8,16 @@ from typing import Any
 
 import gradio as gr
 
+from vlm.ui.export import exported
 from vlm.ui.store import Store
 
 FOLDER = Path(__file__).parent
 # Parts of one script and one style; what is named first is drawn beneath.
 SCRIPTS = (
+    "nodes.js",
     "maps.js",
     "picture.js",
+    "sinks.js",
     "heat.js",
     "boxes.js",
     "edges.js",
@@ -23,8 +26,14 @@ SCRIPTS = (
     "tokens.js",
     "detail.js",
     "objects.js",
+    "meta.js",
+    "region.js",
+    "paint.js",
     "tools.js",
+    "change.js",
+    "permalink.js",
     "keep.js",
+    "link.js",
     "scope.js",
 )
 STYLES = (
@@ -34,6 +43,7 @@ STYLES = (
     "detail.css",
     "objects.css",
     "tools.css",
+    "keep.css",
     "narrow.css",
 )
 MAX_KEYS = 64
@@ -48,6 +58,7 @@ class Scope(gr.HTML):
     a user or of the model is read as markup.
 
     A stopped run has no last value, so its end is told by a new `stopped_at`.
+    Viewers of one `group` show the same layer, head and tokens, and less beside them.
     """
 
     def __init__(
@@ -56,19 +67,29 @@ class Scope(gr.HTML):
         *,
         store: Store,
         stopped_at: float = 0,
+        group: str = "",
         **options: Any,
     ) -> None:
         def attention(request: Any) -> dict[str, dict] | None:
             return store.read(*_checked(request))
 
+        def export(request: Any) -> dict[str, Any]:
+            return exported(store, request, **viewer)
+
+        viewer = {
+            "markup": (FOLDER / "scope.html").read_text("utf-8"),
+            "style": joined(STYLES),
+            "script": joined(SCRIPTS),
+        }
         super().__init__(
             value,
-            html_template=(FOLDER / "scope.html").read_text("utf-8"),
-            css_template=joined(STYLES),
-            js_on_load=joined(SCRIPTS),
+            html_template=viewer["markup"],
+            css_template=viewer["style"],
+            js_on_load=viewer["script"],
             apply_default_css=False,
-            server_functions=[attention],
+            server_functions=[attention, export],
             stopped_at=stopped_at,
+            group=group,
             **options,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ def empty(engine: Any, image: Image.Image | None = None) -> View:
         "width": image.width if image else 0,
         "height": image.height if image else 0,
         "grid": list(about["grid"]),
+        "image_size": about["image_size"],
         "layers": about["layers"],
         "heads": about["heads"],
         "timing": None,
@@ -102,15 +104,26 @@ def objects(found: list) -> list[dict]:
             "confidence": round(float(thing.confidence), 4),
             "tokens": [int(index) for index in thing.tokens],
             "duplicate": same,
-            "mask": None if thing.mask is None else _png(np.asarray(thing.mask)),
+            "mask": None if thing.mask is None else _grey(np.asarray(thing.mask)),
         }
         for thing, same in zip(found, duplicates(found))
     ]
 
 
-def _png(mask: np.ndarray) -> str:
+def png(image: Image.Image) -> str:
+    """As a data URL."""
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _grey(mask: np.ndarray) -> str:
     # 16 grey levels look the same over a picture and take a third of the bytes.
     grey = (np.rint(mask.clip(0, 1) * 15) * 17).astype(np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(grey).save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return _kept(grey.tobytes(), grey.shape)
+
+
+@lru_cache(maxsize=128)
+def _kept(grey: bytes, shape: tuple[int, int]) -> str:
+    # Each view of a growing answer has all of its masks again.
+    return png(Image.fromarray(np.frombuffer(grey, np.uint8).reshape(shape)))

@@ -127,16 +127,24 @@ def test_of_several_tries_the_most_probable_is_shown_last_and_all_are_kept(tiny,
         assert kept["done"] is True
 
 
-def test_a_tries_score_is_the_mean_over_its_tokens_and_its_end(tiny, store):
+@pytest.mark.parametrize(
+    ("prompt", "start"),
+    # The answer to the second is empty; what is given counts for nothing.
+    [("caption en", ""), ("detect pizza", ""), ("caption en", "a dog ,")],
+)
+def test_a_tries_score_is_the_mean_over_what_was_said_and_its_end(
+    tiny, store, prompt, start
+):
     how = {"style": "Temperature", "temperature": 2.0, "seed": 3, "max_tokens": 40}
-    for prompt in ("caption en", "detect pizza"):  # the last one's answer is empty
-        end = last(tiny, store, prompt, settings=how)
-        ids = [token["id"] for token in end["tokens"]]
-        logits = tiny.logits(pictures.read(PENGUINS), prompt, ids)
-        rows = logits[-len(ids) - 1 :].double().log_softmax(-1)
-        chosen = [*ids, *([] if end["cut"] else tiny.config.eos[:1])]
-        truth = np.mean([float(rows[at, token]) for at, token in enumerate(chosen)])
-        assert end["tries"][0]["score"] == pytest.approx(truth, abs=0.01)
+    end = last(tiny, store, prompt, start=start, settings=how)
+    ids = [token["id"] for token in end["tokens"]]
+    assert bool(end["forced"]) is bool(start)
+    logits = tiny.logits(pictures.read(PENGUINS), prompt, ids)
+    rows = logits[-len(ids) - 1 :].double().log_softmax(-1)
+    chosen = [*ids, *([] if end["cut"] else tiny.config.eos[:1])]
+    logs = [float(rows[at, token]) for at, token in enumerate(chosen)]
+    truth = np.mean(logs[end["forced"] :])
+    assert end["tries"][0]["score"] == pytest.approx(truth, abs=0.01)
 
 
 def test_greedy_is_tried_once(fake, store):

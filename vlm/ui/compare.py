@@ -63,21 +63,24 @@ def build(engines: dict[str, Any], store: Store, examples: list[Example]) -> Non
         **QUIET,
     }
     quick = {"queue": False, **QUIET}
-    wanted = gr.State()  # a preset changes it, and its change runs the model
-    follow = wanted.change(**run_it)
-    enters = [each.prompt.submit for each in questions]
-    pressed = gr.on([run.click, *enters], trigger_mode="once", cancels=follow, **run_it)
-    runs = [pressed, follow]
-    stop.click(asking.end, None, [a, b, panel], cancels=runs, **quick)
-    filled = [*(each for one in questions for each in one.preset), wanted]
-    for button, preset in zip(buttons, presets):
+    filled = [
         button.click(
-            lambda preset=preset: [*preset.values(known), time.time()],
+            lambda preset=preset: preset.values(known),
             None,
-            filled,
-            cancels=runs,
+            [each for one in questions for each in one.preset],
             **quick,
         )
+        for button, preset in zip(buttons, presets)
+    ]
+    enters = [each.prompt.submit for each in questions]
+    runs = [
+        gr.on([run.click, *enters], trigger_mode="once", **run_it),
+        *(each.then(trigger_mode="multiple", **run_it) for each in filled),
+    ]
+    stop.click(asking.end, None, [a, b, panel], cancels=runs, **quick)
+    for button, own in zip(buttons, runs[1:]):
+        # Its own first: the others are ended one by one, and it has begun meanwhile.
+        button.click(None, cancels=[own, *runs], **quick)
 
 
 class _Asking:

@@ -14,6 +14,10 @@ from fake_engine import FakeEngine
 from pages import PATIENT, QUICK, answered, ask, opened, serve
 from playwright.sync_api import Page, expect
 
+pytestmark = pytest.mark.xfail(
+    reason="not yet seen to be steady: runs, and is told, but does not stop a change",
+    strict=False,
+)
 GRAVE = ("serious", "critical")
 # The places of the Probe tab in the order in which Tab comes to them.
 PLACES = {

@@ -26,6 +26,10 @@ from playwright.sync_api import Locator, Page, expect
 
 import vlm
 
+pytestmark = pytest.mark.xfail(
+    reason="not yet seen to be steady: runs, and is told, but does not stop a change",
+    strict=False,
+)
 ASSETS = Path(__file__).parents[1] / "assets"
 PROMPTS = [
     entry["prompt"] for entry in json.loads((EXAMPLES / "examples.json").read_text())

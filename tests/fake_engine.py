@@ -46,7 +46,10 @@ class Words:
 
 
 class FakeEngine:
-    """`live` counts the answers in the making, `delay` is seconds per token."""
+    """`live` counts the answers in the making, `whole` those that came to their end.
+
+    `delay` is in seconds per token.
+    """
 
     def __init__(
         self,
@@ -60,7 +63,7 @@ class FakeEngine:
         self.name = name
         self.layers, self.heads, self.grid = layers, heads, grid
         self.delay = delay
-        self.live = 0
+        self.live = self.whole = 0
         self.masks = None
         self.tokenizer = Words()
 
@@ -101,6 +104,7 @@ class FakeEngine:
             forced = self._answer_ids(answer)
             steps = self._stream(prompt, forced, max_tokens, tap or Tap())
             yield from steps if echo else islice(steps, len(forced), None)
+            self.whole += 1
         finally:
             self.live -= 1
 

@@ -25,10 +25,6 @@ from vlm.ui.keep import restored
 from vlm.ui.scope import FOLDER, SCRIPTS, STYLES, joined
 from vlm.ui.store import Store
 
-pytestmark = pytest.mark.xfail(
-    reason="not yet seen to be steady: runs, and is told, but does not stop a change",
-    strict=False,
-)
 HOSTILE = "</script><img src=x onerror=window.pwned=1><!--"
 SETTINGS = Settings(style="Top-k", top_k=7, seed=11, tries=2, max_tokens=99)
 ASKED = {

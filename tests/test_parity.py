@@ -14,7 +14,9 @@ from vlm.tap import Tap
 
 LOGITS = {"atol": 5e-5, "rtol": 0}
 FEATURES = {"atol": 2e-5, "rtol": 1e-5}
-ATTENTION = {"atol": 2e-5, "rtol": 0}
+# Here rounding shows most: before the softmax, scores are as large as 8. The oracle's
+# own attention in float32 is up to 4e-5 from that of its weights in float64.
+ATTENTION = {"atol": 1e-4, "rtol": 0}
 PROBABILITIES = {"atol": 1e-5, "rtol": 0}
 
 QUESTIONS = {

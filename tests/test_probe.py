@@ -26,10 +26,6 @@ from playwright.sync_api import Locator, Page, expect
 
 import vlm
 
-pytestmark = pytest.mark.xfail(
-    reason="not yet seen to be steady: runs, and is told, but does not stop a change",
-    strict=False,
-)
 ASSETS = Path(__file__).parents[1] / "assets"
 PROMPTS = [
     entry["prompt"] for entry in json.loads((EXAMPLES / "examples.json").read_text())
@@ -200,6 +196,23 @@ def test_the_label_tells_how_tokens_are_drawn(page):
     page.get_by_label("number input for Maximum tokens").fill("9")
     page.keyboard.press("Tab")
     expect(summary).to_contain_text("top-k 40, best of 3, 9")
+
+
+def test_settings_that_are_brought_back_are_told_by_the_closed_label(page):
+    summary = page.get_by_role("button", name="Sampling and length")
+    summary.click()
+    page.get_by_role("radio", name="Top-k", exact=True).check(force=True)
+    expect(summary).to_contain_text("top-k 40")
+    answered(page, "detect cat")
+    expect(page.locator("#history summary")).to_have_text("History (1)", timeout=QUICK)
+    page.reload()
+    page.wait_for_selector("#scope [data-mounted]", timeout=PATIENT)
+    expect(summary).to_contain_text("greedy")
+    page.locator("#history summary").click()
+    page.locator("#history li button").first.click()
+    ready(page)
+    expect(summary).to_contain_text("top-k 40")
+    expect(page.locator("#sampling [data-testid=block-info]:visible")).to_have_count(0)
 
 
 def test_each_of_several_tries_can_be_looked_at(page):
@@ -444,10 +457,11 @@ def test_what_is_asked_next_ends_the_answer_that_is_running(
     page.wait_for_selector("#scope .chip[data-key=a3]", timeout=QUICK)
     begun = page.locator("#scope .chip:not(.said)").all_inner_texts()
     monkeypatch.undo()
+    whole = site.engine.whole
     then(page)
     ready(page)
     assert page.locator("#scope .chip:not(.said)").all_inner_texts() != begun
-    assert site.engine.live == 0
+    assert (site.engine.live, site.engine.whole) == (0, whole + 1)
 
 
 @pytest.mark.parametrize("begin", WAYS)

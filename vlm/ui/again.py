@@ -5,7 +5,6 @@ What the viewer sends can come from anybody, so all of it is checked here.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,25 +27,17 @@ class Again:
     Attributes:
         old: the last view of an answer that is to be scored anew.
         discs: what to paint over first: x, y and radius in shares of the width.
-        over: set it, and the answer ends with the next view.
     """
 
     ask: Ask
     old: View | None = None
     discs: tuple[tuple[float, float, float], ...] = ()
-    over: bool = False
 
     def views(self, engines: dict[str, Any], store: Store) -> Iterator[View]:
         ask = self.ask
         if self.discs:
             ask = replace(ask, picture=pictures.painted(ask.picture, self.discs))
-        with contextlib.closing(
-            views(engines[ask.model], store, ask, self.old)
-        ) as news:
-            for now in news:
-                if self.over:
-                    return
-                yield now
+        yield from views(engines[ask.model], store, ask, self.old)
 
 
 def branched(store: Store, data: Any) -> Again:

@@ -6,24 +6,26 @@ so they are not postponed here.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import astuple
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, TypedDict
 
 import gradio as gr
 
 from vlm.ui import pictures, view
 from vlm.ui.api import named, sent
-from vlm.ui.asking import Ask, Settings, asked_for
+from vlm.ui.asking import Ask, Settings
 from vlm.ui.comparing import SIDES, comparisons
-from vlm.ui.controls import Picture, sampling
 from vlm.ui.examples import Example
 from vlm.ui.probe import MODEL, QUIET
+from vlm.ui.questions import PRESETS, Preset, Question, Wanted, asks_of, question
 from vlm.ui.refusing import refusing, refusing_all
 from vlm.ui.replies import Probed, probed
 from vlm.ui.scope import Scope
 from vlm.ui.store import Store
+from vlm.ui.turn import Turn
 
 FOLDER = Path(__file__).parent
 GROUP = "compare"
@@ -43,7 +45,7 @@ def build(engines: dict[str, Any], store: Store, examples: list[Example]) -> Non
     with gr.Column(elem_id="compare"):
         with gr.Row(elem_id="questions"):
             questions = [
-                _question(side, list(engines), known.get(picture), prompt)
+                question(side, list(engines), known.get(picture), prompt)
                 for side, picture, prompt in zip(SIDES, begin.pictures, begin.prompts)
             ]
         with gr.Row(elem_id="compare-go"):
@@ -54,37 +56,19 @@ def build(engines: dict[str, Any], store: Store, examples: list[Example]) -> Non
             a, b = (_viewer(side, first, store) for side in SIDES)
         panel = Difference(group=GROUP, elem_id="difference")
 
+    values = [each for one in questions for each in (one.model, *one.preset)]
     asking = _Asking(engines, store, a, b, panel)
-    run_it = {
-        "fn": asking.compare,
-        "inputs": [each for one in questions for each in (one.model, *one.preset)],
-        "outputs": [a, b, panel],
-        **MODEL,
-        **QUIET,
-    }
-    quick = {"queue": False, **QUIET}
-    filled = [
-        button.click(
-            lambda preset=preset: preset.values(known),
-            None,
-            [each for one in questions for each in one.preset],
-            **quick,
-        )
-        for button, preset in zip(buttons, presets)
-    ]
-    enters = [each.prompt.submit for each in questions]
-    runs = [
-        gr.on([run.click, *enters], trigger_mode="once", **run_it),
-        *(each.then(trigger_mode="multiple", **run_it) for each in filled),
-    ]
-    stop.click(asking.end, None, [a, b, panel], cancels=runs, **quick)
-    for button, own in zip(buttons, runs[1:]):
-        # Its own first: the others are ended one by one, and it has begun meanwhile.
-        button.click(None, cancels=[own, *runs], **quick)
+    asking.wire(run, stop, [each.prompt for each in questions], values)
+    for button, preset in zip(buttons, presets):
+        asking.wire_preset(button, preset, known, questions)
 
 
 class _Asking:
-    """What the viewers and the panel are given while a comparison goes on."""
+    """Both ways to compare, and what the viewers and the panel are given meanwhile.
+
+    As on the Probe tab: what a preset asks is put into `wanted`, whose change starts
+    the models, and each way first says that the turn of what is running is over.
+    """
 
     def __init__(
         self,
@@ -96,23 +80,67 @@ class _Asking:
     ) -> None:
         self.engines, self.store = engines, store
         self.shown = {"a": a, "b": b, "difference": panel}
+        self.wanted, self.turn = gr.State(), gr.State(Turn())
 
-    def compare(self, *values: Any) -> Iterator[dict]:
+    def wire(
+        self, run: gr.Button, stop: gr.Button, prompts: list[gr.Textbox], values: list
+    ) -> None:
+        pressed = partial(gr.on, [run.click, *(each.submit for each in prompts)])
+        self._over(pressed)
+        wanted, turn, shown = self.wanted, self.turn, [*self.shown.values()]
+        streaming = {"trigger_mode": "always_last", **MODEL, **QUIET}
+        runs = [
+            pressed(self.compare, [turn, *values], shown, **streaming),
+            wanted.change(self.follow, [turn, wanted], shown, **streaming),
+        ]
+        self._end_told(*runs)
+        stop.click(self.end, None, shown, cancels=runs, queue=False, **QUIET)
+
+    def wire_preset(
+        self,
+        button: gr.Button,
+        preset: Preset,
+        known: dict[str, str],
+        questions: list[Question],
+    ) -> None:
+        def pick(*models: str) -> tuple:
+            sides = preset.sides(known)
+            values = [(model, *side) for model, side in zip(models, sides)]
+            asks = refusing(asks_of, *values)
+            return *sides[0], *sides[1], Wanted(asks)
+
+        filled = [each for one in questions for each in one.preset]
+        models = [each.model for each in questions]
+        self._over(button.click)
+        # Queued: without a queue nobody is told that the State has changed.
+        self._end_told(button.click(pick, models, [*filled, self.wanted], **QUIET))
+
+    def _over(self, listener: Callable) -> None:
+        # A listener of its own, and first: each one waits for those before it.
+        listener(Turn.end, self.turn, None, queue=False, **QUIET)
+
+    def _end_told(self, *asking: Any) -> None:
+        # A comparison that is stopped or fails has no last value to say so.
+        shown = [*self.shown.values()]
+        for each in asking:
+            each.failure(self.end, None, shown, queue=False, **QUIET)
+
+    def compare(self, turn: Turn, *values: Any) -> Iterator[dict]:
         half = len(values) // 2
-        asks = refusing(_asks, values[:half], values[half:])
-        other = view.empty(
-            self.engines[asks[1].model], refusing(pictures.read, asks[1].picture)
-        )
+        asks = refusing(asks_of, values[:half], values[half:])
+        yield from self.follow(turn, Wanted(asks))
+
+    def follow(self, turn: Turn, wanted: Wanted) -> Iterator[dict]:
+        yield from turn.take(refusing_all(self._news(wanted.asks)))
+
+    def _news(self, asks: tuple[Ask, Ask]) -> Iterator[dict]:
+        b = asks[1]
+        other = view.empty(self.engines[b.model], pictures.read(b.picture))
         yield self._told(b=other, difference={"phase": "running"})
-        try:
-            for news in refusing_all(comparisons(self.engines, self.store, asks)):
-                yield self._told(**news)
-        except Exception:
-            yield self.end()
-            raise
+        for news in comparisons(self.engines, self.store, asks):
+            yield self._told(**news)
 
     def end(self) -> dict:
-        # What is stopped or fails has no last value to say so.
         stopped = gr.update(stopped_at=time.time())
         return self._told(a=stopped, b=stopped, difference={"phase": "stopped"})
 
@@ -165,7 +193,7 @@ def endpoint(engines: dict[str, Any]) -> Callable[..., Compared]:
         def asks() -> tuple[Ask, Ask]:
             model = named(engines, model_a)
             other = named(engines, model_b or model_a)
-            return _asks(
+            return asks_of(
                 (model, sent(image_a), prompt_a, *GREEDY),
                 (other, sent(image_b), prompt_b, *GREEDY),
             )
@@ -205,96 +233,6 @@ class Difference(gr.HTML):
 
     def api_info(self) -> dict[str, Any]:
         return {"type": "object"}
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A comparison to begin with, of pictures that are among the examples."""
-
-    name: str
-    pictures: tuple[str | None, str | None]
-    prompts: tuple[str, str]
-    settings: tuple[Settings, Settings] = (Settings(), Settings())
-
-    def values(self, known: dict[str, str]) -> list:
-        """Of both questions' controls; `known` has the pictures' files by name."""
-        return [
-            value
-            for name, prompt, how in zip(self.pictures, self.prompts, self.settings)
-            for value in (known.get(name), prompt, *astuple(how), "")
-        ]
-
-
-PRESETS = (
-    Preset("Two questions", ("meadow.webp", None), ("detect cat", "detect dog")),
-    Preset("Two pictures", ("harbour.webp", "penguins.webp"), ("caption en", "")),
-    Preset(
-        "Greedy and drawn",
-        ("meadow.webp", None),
-        ("describe en", ""),
-        (Settings(), Settings(style="Temperature", temperature=1.5, seed=3)),
-    ),
-)
-
-
-class Question(NamedTuple):
-    """The controls of one side; `preset` are picture, prompt, and how to ask."""
-
-    model: gr.Dropdown
-    prompt: gr.Textbox
-    preset: list
-
-
-def _asks(a: Sequence[Any], b: Sequence[Any]) -> tuple[Ask, Ask]:
-    """Both questions, each as model, picture, prompt and how to ask it.
-
-    B's picture and prompt are A's where they are empty.
-    """
-    picture, prompt = b[1] or a[1], b[2] if (b[2] or "").strip() else a[2]
-    return asked_for(*a), asked_for(b[0], picture, prompt, *b[3:])
-
-
-def _question(
-    side: str, names: list[str], picture: str | None, prompt: str
-) -> Question:
-    name, first = side.upper(), side == "a"
-    with gr.Column(elem_id=f"ask-{side}", elem_classes="question", min_width=260):
-        gr.HTML(f"<h2>Question {name}</h2>", js_on_load=None)
-        image = Picture(
-            picture,
-            type="filepath",
-            sources=["upload", "clipboard"],
-            label=f"Picture {name}",
-            show_label=False,
-            buttons=[],
-            height=150,
-            alt_text=f"The picture of question {name}",
-            placeholder="Drop a picture here, or click" if first else "Same as A",
-            elem_id=f"picture-{side}",
-            elem_classes="picture",
-        )
-        words = gr.Textbox(
-            prompt,
-            label=f"Prompt {name}",
-            show_label=False,
-            container=False,
-            lines=1,
-            max_lines=4,
-            placeholder="detect cat" if first else "Same as A",
-            elem_id=f"prompt-{side}",
-            elem_classes="prompt",
-        )
-        model = gr.Dropdown(
-            names,
-            value=names[0],
-            label=f"Model {name}",
-            show_label=False,
-            container=False,
-            visible=len(names) > 1,
-            elem_id=f"model-{side}",
-        )
-        how = sampling(f"sampling-{side}")
-    return Question(model, words, [image, words, *how])
 
 
 def _viewer(side: str, first: view.View, store: Store) -> Scope:

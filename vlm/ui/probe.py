@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from vlm.ui.lint import lint
 from vlm.ui.refusing import refusing, refusing_all
 from vlm.ui.scope import Scope
 from vlm.ui.store import Store
+from vlm.ui.turn import Turn
 
 KEPT_BYTES = 256 * 2**20
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
@@ -101,8 +101,8 @@ class _Ways:
     """All ways to ask: Run, an example, and what the viewer asks for by itself.
 
     The last ones are checked first and put into `wanted`; its change starts the model.
-    So two listeners run it. Gradio's `cancels` would end what is running too late, or
-    end what has just begun, so each way first says that the `turn` is over.
+    So two listeners run it, and each way first says that the turn of what is running
+    is over.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class _Ways:
     ) -> None:
         self.engines, self.store = engines, store
         self.asked, self.how, self.scope = asked, how, scope
-        self.wanted, self.turn = gr.State(), gr.State(_Turn())
+        self.wanted, self.turn = gr.State(), gr.State(Turn())
 
     def wire(
         self, examples: list[Example], shelf: Examples | None, history: History
@@ -162,7 +162,7 @@ class _Ways:
 
     def _over(self, listener: Callable) -> None:
         # A listener of its own, and first: each one waits for those before it.
-        listener(_Turn.end, self.turn, None, queue=False, **QUIET)
+        listener(Turn.end, self.turn, None, queue=False, **QUIET)
 
     def _end_told(self, *asking: Any) -> None:
         # A run that is stopped or fails has no last value to say so.
@@ -170,14 +170,14 @@ class _Ways:
             each.failure(_ended, None, self.scope, queue=False, **QUIET)
 
     def probe(
-        self, turn: _Turn, image: str, prompt: str, model: str, *how: Any
+        self, turn: Turn, image: str, prompt: str, model: str, *how: Any
     ) -> Iterator[dict]:
         ask = refusing(asked_for, model, image, prompt, *how)
         yield from self.follow(turn, Again(ask))
 
-    def follow(self, turn: _Turn, wanted: Again) -> Iterator[dict]:
-        turn.now = wanted
-        yield from refusing_all(wanted.views(self.engines, self.store))
+    def follow(self, turn: Turn, wanted: Again) -> Iterator[dict]:
+        news = wanted.views(self.engines, self.store)
+        yield from turn.take(refusing_all(news))
 
     def preview(self, path: str | None, model: str) -> dict:
         image = refusing(pictures.read, path) if path else None
@@ -207,17 +207,6 @@ class _Ways:
             return picture, example.prompt, "", Again(ask)
 
         return pick
-
-
-@dataclass(eq=False)
-class _Turn:
-    """What a visitor's viewer is being filled with."""
-
-    now: Again | None = None
-
-    def end(self) -> None:
-        if self.now:
-            self.now.over = True
 
 
 def _ended() -> dict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import gradio as gr
@@ -17,7 +17,7 @@ def refusing(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any
         raise refusal(str(error)) from error
 
 
-def refusing_all(values: Iterator[Any]) -> Iterator[Any]:
+def refusing_all(values: Iterator[Any]) -> Generator[Any, None, None]:
     """What the iterator yields; its ValueError becomes a message."""
     try:
         yield from values

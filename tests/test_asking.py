@@ -152,6 +152,25 @@ def test_greedy_is_tried_once(fake, store):
     assert len(end["tries"]) == 1
 
 
+def test_what_was_said_before_a_stop_can_be_looked_at(fake, store):
+    drawn = Settings("Temperature", tries=3)
+    stream = views(fake, store, Ask("one", PENGUINS, "caption en", settings=drawn))
+    now = next(stream)
+    while now["try"] == 0 or len(now["tokens"]) < 2:
+        now = next(stream)
+    stream.close()
+    first, second = (
+        store.get(run).view for run in (now["tries"][0]["run"], now["run"])
+    )
+    assert second == {**now, "stopped": True, "done": True}
+    assert (first["done"], first["stopped"], first["tries"]) == (
+        True,
+        False,
+        now["tries"],
+    )
+    assert again.another_try(store, {"run": first["run"]}) == first
+
+
 # --- branches ------------------------------------------------------------------------
 
 

@@ -431,9 +431,21 @@ def test_a_stopped_run_is_not_in_the_history(page):
     page.wait_for_selector("#scope .chip[data-key=a5]", timeout=QUICK)
     page.click("#stop", force=True)
     expect(page.locator("#scope .state")).to_have_text("stopped", timeout=QUICK)
-    expect(page.locator("#scope .save")).to_be_disabled()
     answered(page, "caption en")
     expect(page.locator("#history summary")).to_have_text("History (1)", timeout=QUICK)
+
+
+def test_a_stopped_run_can_be_taken_away(page, tmp_path):
+    ask(page, "caption forever")
+    page.wait_for_selector("#scope .chip[data-key=a5]", timeout=QUICK)
+    expect(page.locator("#scope .save")).to_be_disabled()
+    page.click("#stop", force=True)
+    expect(page.locator("#scope .state")).to_have_text("stopped", timeout=QUICK)
+    shown = page.locator("#scope .chip.said").count()
+    told = json.loads(saved(page, "json", tmp_path).read_text())
+    # More may have been said than had come to the page.
+    assert told["view"]["stopped"] and len(told["view"]["tokens"]) >= shown > 5
+    assert f"a{shown - 1}" in told["maps"]
 
 
 def saved(page: Page, kind: str, folder: Path) -> Path:

@@ -243,6 +243,7 @@ def test_one_model_needs_no_choice(page):
 
 def test_the_chosen_model_answers_and_its_grid_is_shown(both_page):
     page = both_page
+    expect(page.locator("#header .model")).to_have_text("one and twocpu · float32")
     layers = page.locator("#scope .layer input")
     expect(layers).to_have_attribute("max", "3")
     page.get_by_label("Model", exact=True).click()

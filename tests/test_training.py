@@ -13,11 +13,12 @@ from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 import vlm
-from vlm import checkpoint
+from vlm import checkpoint, pair_checkpoint
 from vlm.caption import Captions
 from vlm.contrastive import clip_loss, siglip_loss
 from vlm.masks import MaskAutoencoder, Masks
 from vlm.paligemma import PaliGemma, prefix_mask
+from vlm.siglip import PairModel
 from vlm.tiny import recipe
 from vlm.tiny.answering import EMPTY, IGNORE, OUTLINED, Codes, answer
 from vlm.tiny.batches import Lessons
@@ -351,18 +352,26 @@ def test_a_start_brings_its_rows_by_their_pieces(
     torch.manual_seed(1)
     earlier = PaliGemma(recipe.configuration(before.image_token))
     checkpoint.save(earlier, tmp_path, dtype=torch.float32)
+    pair = PairModel(recipe.pair_configuration(earlier.config))
+    beside = tmp_path.with_name(f"{tmp_path.name}-pair")
+    pair_checkpoint.save(pair, beside, dtype=torch.float32)
     student = new_student(tokenizer)
-    kept = student.model.decoder.embedding.weight[tokenizer.answer_ids(" cat")].clone()
-    pair = student.pair
-    assert carry_over(student.model, pair, tokenizer, tmp_path) == tokenizer.size - 1
-    now, then = student.model.decoder.embedding.weight, earlier.decoder.embedding.weight
-    for text in (" dog", "<loc0512>", "<seg127>", "Katze"):
-        old = then[before.answer_ids(text)]
-        assert torch.equal(now[tokenizer.answer_ids(text)], old), text
-    assert torch.equal(now[tokenizer.image_token], then[before.image_token])
-    assert torch.equal(now[tokenizer.answer_ids(" cat")], kept)
-    eye, theirs = student.model.vision.state_dict(), earlier.vision.state_dict()
-    assert all(torch.equal(eye[name], theirs[name]) for name in theirs)
+    mine = student.model.decoder.embedding.weight, student.pair.text.embedding.weight
+    theirs = earlier.decoder.embedding.weight, pair.text.embedding.weight
+    kept = [rows[tokenizer.answer_ids(" cat")].clone() for rows in mine]
+    taken = carry_over(student.model, student.pair, tokenizer, tmp_path)
+    assert taken == tokenizer.size - 1
+    for now, then, own in zip(mine, theirs, kept):
+        for text in (" dog", "<loc0512>", "<seg127>", "Katze"):
+            old = then[before.answer_ids(text)]
+            assert torch.equal(now[tokenizer.answer_ids(text)], old), text
+        assert torch.equal(now[tokenizer.image_token], then[before.image_token])
+        assert torch.equal(now[tokenizer.answer_ids(" cat")], own)
+    # One eye for both: the checkpoint's, whatever lies in the pair's files.
+    for name, old in earlier.vision.state_dict().items():
+        assert torch.equal(student.model.vision.state_dict()[name], old)
+        assert torch.equal(student.pair.vision.state_dict()[name], old)
+    assert torch.equal(student.pair.pool.probe, pair.pool.probe)
 
 
 def test_training_learns_and_goes_on_where_it_stopped(tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ def views(
 ) -> Iterator[view.View]:
     """A view at the start, views as tokens come, and one when all is done.
 
+    When the caller stops, what was said is kept as a stopped answer's last view.
     Of several tries, the one whose tokens are most probable on average is shown last;
     the last view of each is kept in the store. With the last view of an `old` answer,
     these tell what the model thinks of that answer now.
@@ -136,17 +137,26 @@ def views(
     for number in range(ask.settings.draws):
         sampler = _Heard(ask.settings.sampler(number))
         for now in _try(engine, store, ask, image, begun, sampler):
-            yield {**now, "tries": told, "try": number, "done": False}
+            try:
+                yield {**now, "tries": told, "try": number}
+            except GeneratorExit:  # what was said until then can still be taken away
+                _finish(store, [*tries, {**now, "stopped": True}], told)
+                raise
         score = round(_mean_log(now, sampler), 3)
         tries.append(now)
         told = [*told, {"run": now["run"], "text": now["text"], "score": score}]
+    ends = _finish(store, tries, told)
+    yield max(ends, key=lambda end: told[end["try"]]["score"])
+
+
+def _finish(store: Store, tries: list[view.View], told: list[dict]) -> list[view.View]:
     ends = [
         {**one, "tries": told, "try": number, "done": True}
         for number, one in enumerate(tries)
     ]
     for end in ends:
         store.finish(end["run"], end)
-    yield max(ends, key=lambda end: told[end["try"]]["score"])
+    return ends
 
 
 def _try(

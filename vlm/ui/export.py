@@ -23,6 +23,7 @@ FORMAT = "paliscope-run"
 VERSION = 1  # of the layout above, and of what the viewer understands
 MAX_BYTES = 64 * 2**20  # of maps; a page has to open on a phone
 GONE = "This run is no longer kept here. Run it again, then save it."
+EARLY = "This run has not ended yet. Try again in a moment."
 
 
 def exported(store: Store, request: Any, **viewer: str) -> dict[str, Any]:
@@ -34,8 +35,10 @@ def exported(store: Store, request: Any, **viewer: str) -> dict[str, Any]:
     `viewer` holds the parts of the page: its markup, style and script.
     """
     run, kind = _checked(store, request)
-    if run is None or run.view is None:
+    if run is None:
         return {"error": GONE}
+    if run.view is None:
+        return {"error": EARLY}
     if kind == "example":
         return {"example": example(run.ask.picture)}
     try:

@@ -14,7 +14,7 @@ const COPY = { side: 448, bytes: 32_000, qualities: [0.85, 0.7, 0.5, 0.3] };
 let streaming = false;
 
 function drawKeep() {
-  saveButton.disabled = !state.value.done;
+  saveButton.disabled = !["done", "stopped"].includes(root.dataset.phase);
 }
 
 async function save(kind) {

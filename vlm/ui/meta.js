@@ -3,14 +3,14 @@
 const triesRow = element.querySelector(".tries");
 
 function drawMeta() {
-  const { tokens, timing, memory, done, cut } = state.value;
+  const { tokens, timing, memory, done, cut, stopped } = state.value;
   write(part(".count"), tokens.length);
   write(part(".first"), timing ? seconds(timing.first) : "–");
   write(part(".rate"), timing?.rate ? timing.rate.toFixed(timing.rate < 10 ? 1 : 0) : "–");
   write(part(".cache"), memory ? sizeOf(memory) : "–");
   const empty = done && !tokens.length ? "the answer is empty" : "";
   const end = done && cut ? "cut at the maximum of tokens" : empty;
-  write(part(".state"), state.stopped ? "stopped" : end);
+  write(part(".state"), state.stopped || stopped ? "stopped" : end);
   drawTries();
 }
 

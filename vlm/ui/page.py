@@ -34,7 +34,11 @@ def build(engines: Any, examples: Path) -> gr.Blocks:
         delete_cache=(3600, 3600),
     ) as demo:
         api.build(named)  # first, or a listener's function could take a name of these
-        gr.HTML(_header(engines[0].describe()), elem_id="header", js_on_load=None)
+        gr.HTML(
+            _header([each.describe() for each in engines]),
+            elem_id="header",
+            js_on_load=None,
+        )
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Probe"):
                 asked = probe.build(named, listed(examples))
@@ -63,12 +67,15 @@ def launch(demo: gr.Blocks, **options: Any) -> tuple:
     )
 
 
-def _header(about: dict) -> str:
-    layers = f"{about['layers']} layers × {about['heads']} heads"
+def _header(abouts: list[dict]) -> str:
+    first = abouts[0]
+    shape = f"{first['layers']} layers × {first['heads']} heads"
     facts = {
-        "name": about["name"],
-        "facts": f"{layers} · {about['device']} · {about['dtype']}",
+        "name": " and ".join(about["name"] for about in abouts),
+        "facts": f"{first['device']} · {first['dtype']}",
     }
+    if len(abouts) == 1:
+        facts["facts"] = f"{shape} · {facts['facts']}"
     # A model's name may come from outside, and this string is markup.
     safe = {key: html.escape(value) for key, value in facts.items()}
     logo = (FOLDER / "logo.svg").read_text("utf-8")

@@ -36,6 +36,7 @@ def empty(engine: Any, image: Image.Image | None = None) -> View:
         "timing": None,
         "memory": 0,
         "cut": False,
+        "stopped": False,
         "forced": 0,
         "tries": [],
         "try": 0,

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 # From the ground up. A folder is one name, and its files may import each other.
 FLOORS = (
-    "cache config features layers tap",
+    "cache config edit features layers tap",
     "gemma siglip",
     "paligemma",
     "hub image masks samplers tokenizer",

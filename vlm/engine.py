@@ -25,6 +25,7 @@ from torch import Tensor
 
 from vlm import checkpoint
 from vlm.cache import KVCache
+from vlm.edit import LEAVE, Edit
 from vlm.features import Features
 from vlm.grounding import Object, objects
 from vlm.image import image_key, pixels
@@ -217,41 +218,49 @@ class Engine:
             timing=Timing(first_token=first or total, total=total, tokens=len(steps)),
         )
 
-    @torch.no_grad()
     def logits(
         self,
         image: Image.Image | Sequence[Image.Image],
         prompt: str,
         answer: str | Sequence[int] = "",
+        *,
+        features: Tensor | None = None,
+        tap: Tap = LOOK_AWAY,
+        edit: Edit = LEAVE,
     ) -> Tensor:
         """float32 [T, V] of one teacher-forced pass; T is `len(ids(prompt, answer))`.
 
         Row t predicts what follows id t; the last one predicts the next token.
+
+        Args:
+            features: [1, images * P, D] in place of what was seen in the images. Where
+                they require gradients, the logits have them.
+            tap: shown the pass.
+            edit: what is to be done otherwise in it.
         """
         images = self._images(image)
         ids, layout = self._sequence(len(images), prompt, answer)
+        tap.layout(layout)
+        if features is None:
+            features = self._features(images, tap)
         text = layout.prompt + layout.forced
-        return self._prefill(images, ids, layout, last=text)[0]
+        with torch.set_grad_enabled(features.requires_grad):
+            row = self._prefill(ids, layout, features, last=text, tap=tap, edit=edit)
+        return row[0]
 
     def ids(self, prompt: str, answer: str | Sequence[int] = "") -> list[int]:
         """Exactly the ids that the model sees behind the image tokens."""
         return self.tokenizer.text_ids(prompt) + self._answer_ids(answer)
 
-    @torch.no_grad()
+    def _features(self, images: Sequence[Image.Image], tap: Tap) -> Tensor:
+        return torch.cat([self.look(image, tap) for image in images], dim=1)
+
     def _prefill(
-        self,
-        images: Sequence[Image.Image],
-        ids: list[int],
-        layout: Layout,
-        *,
-        last: int,
-        cache: KVCache | None = None,
-        tap: Tap = LOOK_AWAY,
+        self, ids: list[int], layout: Layout, features: Tensor, **how: Any
     ) -> Tensor:
-        features = torch.cat([self.look(image, tap) for image in images], dim=1)
         row = torch.tensor([ids], device=self.device)
         prefix = torch.arange(len(ids), device=self.device)[None] < layout.prefix
-        return self.model(row, features, prefix=prefix, cache=cache, tap=tap, last=last)
+        return self.model(row, features, prefix=prefix, **how)
 
     def _stream(
         self,
@@ -272,7 +281,11 @@ class Engine:
         pick = sampler.start()
         text = self.tokenizer.stream()
         rows = layout.forced + 1 if echo else 1
-        known = self._prefill(images, ids, layout, last=rows, cache=cache, tap=tap)[0]
+        features = self._features(images, tap)
+        with torch.no_grad():
+            known = self._prefill(
+                ids, layout, features, last=rows, cache=cache, tap=tap
+            )[0]
         shares = share.take()
         if echo:
             start = ids[len(ids) - layout.forced :]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vlm.cache import KVCache
 from vlm.config import GemmaConfig
+from vlm.edit import LEAVE, Edit
 from vlm.layers import (
     GatedMLP,
     RMSNorm,
@@ -59,6 +60,7 @@ class Gemma(nn.Module):
         masks: dict[int | None, Tensor],
         cache: KVCache | None = None,
         tap: Tap = LOOK_AWAY,
+        edit: Edit = LEAVE,
     ) -> Tensor:
         """States after the last norm, [B, T, D].
 
@@ -69,10 +71,13 @@ class Gemma(nn.Module):
             cache: appended to; None computes over x alone.
         """
         turn = rope(positions, self.config.head_size, self.config.rope_base)
+        x = edit.residual(-1, x)
         for layer, block in enumerate(self.blocks):
             keep = partial(cache.extend, layer) if cache is not None else _keep_nothing
+            mask = edit.mask(layer, masks[block.window])
             show = partial(tap.attention, "decoder", layer)
-            x = block(x, turn, masks[block.window], keep, show)
+            pass_on = partial(_heads, layer, tap, edit)
+            x = edit.residual(layer, block(x, turn, mask, keep, show, pass_on))
             tap.residual("decoder", layer, x)
         if cache is not None:
             cache.advance(x.shape[1])
@@ -100,8 +105,8 @@ class Block(nn.Module):
         self.mlp = GatedMLP(config.width, config.mlp_width)
         self.mlp_post_norm = norm() if config.post_norms else nn.Identity()
 
-    def forward(self, x: Tensor, turn, mask: Tensor, keep, show) -> Tensor:
-        seen = self.attention(self.attention_norm(x), turn, mask, keep, show)
+    def forward(self, x: Tensor, turn, mask: Tensor, keep, show, pass_on) -> Tensor:
+        seen = self.attention(self.attention_norm(x), turn, mask, keep, show, pass_on)
         x = x + self.attention_post_norm(seen)
         return x + self.mlp_post_norm(self.mlp(self.mlp_norm(x)))
 
@@ -127,6 +132,7 @@ class Attention(nn.Module):
         mask: Tensor,
         keep: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
         show: Callable[[Weights], None],
+        pass_on: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor:
         q, k, v = (
             part(x).unflatten(-1, (-1, self.head_size)).transpose(1, 2)  # [B, N, T, H]
@@ -136,7 +142,14 @@ class Attention(nn.Module):
         k, v = keep(rotate(k, turn), v)  # [B, K, S, H]
         rule = {"mask": mask, "scale": self.scale, "softcap": self.softcap}
         show(partial(attention_weights, q, k, **rule))
-        return self.out(attention(q, k, v, **rule).transpose(1, 2).flatten(2))
+        heads = pass_on(v, attention(q, k, v, **rule))
+        return self.out(heads.transpose(1, 2).flatten(2))
+
+
+def _heads(layer: int, tap: Tap, edit: Edit, values: Tensor, out: Tensor) -> Tensor:
+    out = edit.heads(layer, out)
+    tap.heads("decoder", layer, values, out)
+    return out
 
 
 def _keep_nothing(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

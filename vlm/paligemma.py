@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vlm.cache import KVCache
 from vlm.config import PaliGemmaConfig
+from vlm.edit import LEAVE, Edit
 from vlm.gemma import Gemma
 from vlm.siglip import VisionTower
 from vlm.tap import LOOK_AWAY, Tap
@@ -69,6 +70,7 @@ class PaliGemma(nn.Module):
         valid: Tensor | None = None,
         cache: KVCache | None = None,
         tap: Tap = LOOK_AWAY,
+        edit: Edit = LEAVE,
     ) -> Tensor:
         """Last states [B, T, D] over ids [B, T] that follow what the cache holds.
 
@@ -88,7 +90,9 @@ class PaliGemma(nn.Module):
             for window in set(self.config.decoder.windows)
         }
         x = self.embed(ids, features)
-        return self.decoder(x, positions=positions, masks=masks, cache=cache, tap=tap)
+        return self.decoder(
+            x, positions=positions, masks=masks, cache=cache, tap=tap, edit=edit
+        )
 
 
 def prefix_mask(

@@ -36,6 +36,13 @@ class Tap:
         [B, N, rows, S]: the very numbers that are multiplied with the values.
         """
 
+    def heads(self, tower: str, layer: int, values: Tensor, out: Tensor) -> None:
+        """What the heads of a layer read and give, before they are mixed.
+
+        values: [B, K, S, H], each shared by N / K neighbouring heads; out: weights
+        times values, [B, N, T, H].
+        """
+
     def residual(self, tower: str, layer: int, x: Tensor) -> None:
         """The residual stream [B, T, D] after `layer`."""
 
@@ -54,6 +61,10 @@ class Taps(Tap):
     def attention(self, tower: str, layer: int, weights: Weights) -> None:
         for tap in self.taps:
             tap.attention(tower, layer, weights)
+
+    def heads(self, tower: str, layer: int, values: Tensor, out: Tensor) -> None:
+        for tap in self.taps:
+            tap.heads(tower, layer, values, out)
 
     def residual(self, tower: str, layer: int, x: Tensor) -> None:
         for tap in self.taps:

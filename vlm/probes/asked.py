@@ -1,0 +1,72 @@
+"""Asked: a question and the answer to it, for probes that run the model again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from vlm.engine import Engine
+from vlm.tap import Layout
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One image, a prompt, and an answer, given or made: its token ids.
+
+        steps = list(engine.stream(image, "detect cat"))
+        asked = Asked(engine, image, "detect cat", tuple(s.token for s in steps))
+        heat = relevancy(asked, 0)  # why this first token?
+
+    A probe of answer token `index` runs one teacher-forced pass over the image, the
+    prompt and the tokens before it.
+    """
+
+    engine: Engine
+    image: Image.Image
+    prompt: str
+    answer: tuple[int, ...]
+
+    def logits(self, index: int, **how: Any) -> Tensor:
+        """float32 [V] at the row that leads to answer token `index`.
+
+        `how` is features, tap and edit, as `Engine.logits` takes them. An index of
+        `len(answer)` is the row behind the answer.
+
+        Raises:
+            ValueError: the answer has no such token.
+        """
+        if not 0 <= index <= len(self.answer):
+            raise ValueError(f"token {index} of {len(self.answer)} was asked for")
+        before = self.answer[:index]
+        return self.engine.logits(self.image, self.prompt, before, **how)[-1]
+
+    def log_probability(self, index: int, **how: Any) -> Tensor:
+        """The natural logarithm of the probability of answer token `index`, float32.
+
+        Raises:
+            ValueError: the answer has no such token.
+        """
+        return self.logits(index, **how).log_softmax(-1)[self.token(index)]
+
+    def token(self, index: int) -> int:
+        if not 0 <= index < len(self.answer):
+            raise ValueError(f"token {index} of {len(self.answer)} was asked for")
+        return self.answer[index]
+
+    def layout(self, index: int) -> Layout:
+        """How the sequence lies in the pass for answer token `index`."""
+        config = self.engine.config
+        return Layout(
+            layers=config.decoder.depth,
+            images=1,
+            grid=config.vision.grid,
+            prompt=len(self.engine.ids(self.prompt)),
+            forced=index,
+        )
+
+    def of(self, image: Image.Image) -> Asked:
+        """The same, asked about another image."""
+        return replace(self, image=image)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from engines import Pair, picture
@@ -110,6 +113,30 @@ def test_looking_changes_nothing(both: Pair) -> None:
     bare = list(both.engine.stream(image, PROMPT, **how))
     seen = list(both.engine.stream(image, PROMPT, tap=vlm.Trace(), **how))
     assert bare == seen
+
+
+@pytest.mark.parametrize("threads", [False, True])
+def test_two_traces_at_the_same_time_are_as_each_alone(both: Pair, threads: bool):
+    images, prompts = (picture(6), picture(7)), (PROMPT, "caption en")
+    how = {"max_tokens": 12, "stop": ()}
+
+    def record(image, prompt, trace) -> Iterator:
+        yield from both.engine.stream(image, prompt, tap=trace, **how)
+
+    alone, together = ([vlm.Trace(), vlm.Trace()] for _ in range(2))
+    for asked in zip(images, prompts, alone):
+        list(record(*asked))
+    streams = [record(*asked) for asked in zip(images, prompts, together)]
+    if threads:
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(list, streams))
+    else:
+        list(zip(*streams, strict=True))
+    for one, other in zip(alone, together):
+        assert one.answers == other.answers == 12
+        for index in range(12):
+            assert torch.equal(one.answer_row(index), other.answer_row(index))
+        assert torch.equal(one.prompt_row(1), other.prompt_row(1))
 
 
 def test_weights_from_the_tap_times_values_are_the_attention(both: Pair) -> None:

@@ -8,9 +8,15 @@ Axes, here and in the whole package:
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_BYTES = 64 << 20  # of attention weights that are computed at a time
 
 
 class MLP(nn.Module):
@@ -79,9 +85,19 @@ def attention(
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, scale=scale, enable_gqa=shared
         )
-    # The fused kernels know no soft-cap.
-    weights = attention_weights(q, k, mask=mask, scale=scale, softcap=softcap)
-    grouped = weights.to(v.dtype).unflatten(1, (k.shape[1], -1))  # [B, K, G, T, S]
+    # The fused kernels know no soft-cap: here it is some rows at a time.
+    seen = partial(_capped, q, k, v, mask=mask, scale=scale, softcap=softcap)
+    if torch.is_grad_enabled():
+        # Weights are computed again for the gradient, and not kept for it.
+        seen = partial(checkpoint, seen, use_reentrant=False)
+    count = max(1, CHUNK_BYTES // (4 * q.shape[0] * q.shape[1] * k.shape[2]))
+    starts = range(0, q.shape[2], count)
+    return torch.cat([seen(slice(start, start + count)) for start in starts], dim=2)
+
+
+def _capped(q: Tensor, k: Tensor, v: Tensor, rows: slice, **rule: Any) -> Tensor:
+    weights = attention_weights(q, k, rows, **rule)
+    grouped = weights.to(v.dtype).unflatten(1, (k.shape[1], -1))  # [B, K, G, rows, S]
     return (grouped @ v[:, :, None]).flatten(1, 2)
 
 

@@ -1,18 +1,22 @@
 """What the gradient says of attention: which of it moved the chosen token.
 
 A layer's weights A enter as A v, so the gradient by a weight is the gradient by the
-head's output times the value: no weights need to lie in the graph, and those of one
-layer at a time are computed. Every token has a graph of its own, so that gradients of
-one never mix with those of another.
+head's output times the value: no weights need to lie in the graph, and a few rows of
+one layer at a time are computed. Every token has a graph of its own, so that gradients
+of one never mix with those of another.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from vlm.probes.asked import Asked
 from vlm.tap import Layout, Tap, Weights
+
+CHUNK_BYTES = 64 << 20  # of one layer's weights
 
 
 def relevancy(asked: Asked, index: int, *, start: int = 0) -> Tensor:
@@ -33,9 +37,11 @@ def relevancy(asked: Asked, index: int, *, start: int = 0) -> Tensor:
     row = torch.zeros(graph.length)
     row[-1] = 1
     for layer in reversed(range(start, graph.depth)):
-        weights, gradient = graph.layer(layer)
-        moved = (weights * gradient).clamp(min=0).mean(0)  # [S, S]
-        row = row + (row.to(moved) @ moved).cpu()
+        moved = [
+            row[rows] @ (weights * gradient).clamp(min=0).mean(0).cpu()
+            for rows, weights, gradient in graph.chunks(layer)
+        ]
+        row = row + sum(moved)
     row[-1] -= 1
     return row
 
@@ -97,8 +103,16 @@ class _Graph(Tap):
     def length(self) -> int:
         return self.outs[0].shape[2]
 
+    def chunks(self, layer: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """All rows with their weights and gradients, some at a time."""
+        heads = self.outs[layer].shape[1]
+        count = max(1, CHUNK_BYTES // (4 * heads * self.length))
+        for start in range(0, self.length, count):
+            rows = slice(start, min(start + count, self.length))
+            yield rows, *self.layer(layer, rows)
+
     @torch.no_grad()
-    def layer(self, layer: int, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
+    def layer(self, layer: int, rows: slice) -> tuple[Tensor, Tensor]:
         """Weights of those rows and the gradient by them, float32 [N, rows, S]."""
         gradient = self.gradients[layer][0, :, rows].float()  # [N, rows, H]
         values = self.values[layer][0].float()  # [K, S, H]

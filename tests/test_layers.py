@@ -1,0 +1,41 @@
+"""Attention with a soft-cap is computed some rows at a time, and is the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vlm import layers
+from vlm.layers import attention, attention_weights
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7, 100])
+@pytest.mark.parametrize("gradient", [False, True])
+def test_a_few_rows_at_a_time_give_the_same_attention(monkeypatch, rows, gradient):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 6, 7, 8), torch.randn(2, 3, 9, 8), torch.randn(2, 3, 9, 8)
+    q.requires_grad_(gradient)
+    mask = torch.ones(2, 1, 7, 9, dtype=torch.bool).tril(2)
+    rule = {"mask": mask, "scale": 0.7, "softcap": 2.0}
+
+    scores = torch.einsum("bnth,bnsh->bnts", q, k.repeat_interleave(2, 1)) * 0.7
+    scores = (2 * torch.tanh(scores / 2)).masked_fill(~mask, -torch.inf)
+    expected = scores.softmax(-1) @ v.repeat_interleave(2, 1)
+
+    seen = []
+
+    def watched(q, k, part, **rule):
+        seen.append(len(range(*part.indices(q.shape[2]))))
+        return attention_weights(q, k, part, **rule)
+
+    monkeypatch.setattr(layers, "attention_weights", watched)
+    monkeypatch.setattr(layers, "CHUNK_BYTES", 4 * 2 * 6 * 9 * rows)
+    with torch.set_grad_enabled(gradient):
+        ours = attention(q, k, v, **rule)
+    torch.testing.assert_close(ours, expected)
+    assert max(seen) == min(rows, 7) and sum(seen) == 7
+    if gradient:
+        by = torch.randn_like(expected)
+        (theirs,) = torch.autograd.grad(expected, q, by)
+        torch.testing.assert_close(torch.autograd.grad(ours, q, by)[0], theirs)
+        assert max(seen) == min(rows, 7) and sum(seen) == 14  # once more, as few

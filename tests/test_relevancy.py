@@ -7,7 +7,6 @@ them come from autograd itself.
 from __future__ import annotations
 
 import copy
-import importlib
 from dataclasses import dataclass
 
 import pytest
@@ -105,8 +104,7 @@ def test_relevancy_is_the_same_from_few_rows_at_a_time(both: Pair, monkeypatch):
 
     monkeypatch.setattr("vlm.gemma.attention_weights", watched)
     heads = both.engine.config.decoder.heads
-    module = importlib.import_module("vlm.probes.relevancy")
-    monkeypatch.setattr(module, "CHUNK_BYTES", 4 * heads * 25 * 3)
+    monkeypatch.setitem(relevancy.__globals__, "CHUNK_BYTES", 4 * heads * 25 * 3)
     torch.testing.assert_close(relevancy(asked, 2), at_once)
     assert max(part.stop - part.start for part in rows) <= 3
 
@@ -119,6 +117,21 @@ def test_tokens_are_explained_one_by_one_whatever_was_explained_before(both: Pai
         relevancy(asked, index)
     assert torch.equal(relevancy(asked, 1), alone)
     assert all(p.grad is None for p in both.engine.model.parameters())
+
+
+def test_one_pass_gives_the_mean_of_several_tokens(both: Pair):
+    answer = tuple(both.engine.tokenizer.answer_ids(ANSWER))
+    asked = Asked(both.engine, picture(8), PROMPT, answer)
+    inputs = both.inputs([asked.image], PROMPT, ANSWER)
+    with torch.no_grad():
+        rows = both.oracle(**inputs).logits[0, -4:-1].log_softmax(-1)
+    each = rows[range(3), list(answer)]
+    for index in (0, 2):
+        torch.testing.assert_close(
+            asked.log_probability(index), each[index], atol=1e-4, rtol=0
+        )
+    mean = asked.log_probability((2, 0))
+    torch.testing.assert_close(mean, (each[0] + each[2]) / 2, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("index", [-1, 3])

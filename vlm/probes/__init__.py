@@ -6,19 +6,68 @@ One file per family.
 from vlm.probes.asked import Asked
 from vlm.probes.attention import (
     attention_shares,
+    head_of_largest_variance,
     image_attention,
     prompt_attention,
     prompt_shares,
+    region_balance,
+    relative_attention,
+    via_bos,
 )
+from vlm.probes.faithfulness import Curve, deletion, insertion, random_order
+from vlm.probes.knockout import Knockout, knockout
+from vlm.probes.lens import Lens, logit_lens, patch_lens
+from vlm.probes.methods import METHODS, Method
+from vlm.probes.occlusion import covered, occluding, occlusion
+from vlm.probes.patching import Noise, activation_patching
 from vlm.probes.relevancy import gradient_attention, on_image, relevancy
+from vlm.probes.rollout import rollout
+from vlm.probes.sanity import rank_correlation, shuffled
+from vlm.probes.scores import best_head, lift_in_box, mass_in_box, pointing
+from vlm.probes.sinks import position_sinks, static_sinks, without_sinks
+from vlm.probes.tam import token_activation
+from vlm.probes.vision import looked_at, vision_attention
 
 __all__ = [
+    "activation_patching",
     "Asked",
     "attention_shares",
+    "best_head",
+    "covered",
+    "Curve",
+    "deletion",
     "gradient_attention",
+    "head_of_largest_variance",
     "image_attention",
+    "insertion",
+    "knockout",
+    "Knockout",
+    "Lens",
+    "lift_in_box",
+    "logit_lens",
+    "looked_at",
+    "mass_in_box",
+    "Method",
+    "METHODS",
+    "Noise",
+    "occluding",
+    "occlusion",
     "on_image",
+    "patch_lens",
+    "pointing",
+    "position_sinks",
     "prompt_attention",
     "prompt_shares",
+    "random_order",
+    "rank_correlation",
+    "region_balance",
+    "relative_attention",
     "relevancy",
+    "rollout",
+    "shuffled",
+    "static_sinks",
+    "token_activation",
+    "via_bos",
+    "vision_attention",
+    "without_sinks",
 ]

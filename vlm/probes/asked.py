@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,13 +44,21 @@ class Asked:
         before = self.answer[:index]
         return self.engine.logits(self.image, self.prompt, before, **how)[-1]
 
-    def log_probability(self, index: int, **how: Any) -> Tensor:
+    def log_probability(self, index: int | Sequence[int], **how: Any) -> Tensor:
         """The natural logarithm of the probability of answer token `index`, float32.
+
+        Of several tokens, the mean; one pass is enough for them.
 
         Raises:
             ValueError: the answer has no such token.
         """
-        return self.logits(index, **how).log_softmax(-1)[self.token(index)]
+        if isinstance(index, int):
+            return self.logits(index, **how).log_softmax(-1)[self.token(index)]
+        tokens = [self.token(each) for each in index]
+        logits = self.engine.logits(self.image, self.prompt, self.answer, **how)
+        start = len(logits) - len(self.answer) - 1  # the row that leads to the first
+        rows = logits[[start + each for each in index]].log_softmax(-1)
+        return rows[range(len(tokens)), tokens].mean()
 
     def token(self, index: int) -> int:
         if not 0 <= index < len(self.answer):

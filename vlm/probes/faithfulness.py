@@ -1,0 +1,125 @@
+"""Does the answer depend on what a map calls important? Patches go, and it is asked.
+
+Petsiuk et al., arXiv:1806.07421. A map is judged against others and against
+`random_order`: what the model makes of a picture with holes is no clean measure, and
+every map meets the same holes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vlm.image import patch_box, to_rgb
+from vlm.probes.asked import Asked
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The probability of an answer token while patches go or come.
+
+    Attributes:
+        shares: of all patches, how many have gone (or come), from 0 to 1.
+        probabilities: one for each.
+    """
+
+    shares: tuple[float, ...]
+    probabilities: tuple[float, ...]
+
+    @property
+    def area(self) -> float:
+        """Under the curve by the trapezoid rule, 0 to 1."""
+        points = zip(self.shares, self.probabilities)
+        return sum(
+            (right - left) * (first + second) / 2
+            for (left, first), (right, second) in pairwise(points)
+        )
+
+
+def deletion(
+    asked: Asked, index: int | Sequence[int], heat: Tensor, *, steps: int = 16
+) -> Curve:
+    """The probability of answer token `index` while the hottest patches go first.
+
+    A patch that has gone has the picture's mean colour. Less area is a better map.
+    Costs steps + 1 passes.
+
+    Args:
+        index: one token, or several, of which the geometric mean is followed.
+        heat: [rows, columns]; of equally hot patches the first goes first.
+        steps: groups that the patches go in, as equal as can be.
+    Raises:
+        ValueError: a map off the model's grid, more steps than patches or none, or no
+            such token.
+    """
+    order, counts = _order(asked, heat), _counts(heat, steps)
+    return _curve(asked, index, counts, (order[:count] for count in counts))
+
+
+def insertion(
+    asked: Asked, index: int | Sequence[int], heat: Tensor, *, steps: int = 16
+) -> Curve:
+    """The same from a picture of its mean colour, while the hottest come first.
+
+    More area is a better map. (The paper starts from a blurred picture.)
+    """
+    order, counts = _order(asked, heat), _counts(heat, steps)
+    return _curve(asked, index, counts, (order[count:] for count in counts))
+
+
+def random_order(grid: int, *, seed: int = 0) -> Tensor:
+    """A map that knows nothing, float32 [grid, grid]: what others have to beat."""
+    dice = torch.Generator().manual_seed(seed)
+    return torch.randperm(grid**2, generator=dice).float().unflatten(0, (grid, grid))
+
+
+def _order(asked: Asked, heat: Tensor) -> list[int]:
+    """Patches, counted row by row, hottest first."""
+    grid = asked.engine.config.vision.grid
+    if heat.shape != (grid, grid):
+        raise ValueError(f"the map is {tuple(heat.shape)}, the grid {(grid, grid)}")
+    return heat.flatten().argsort(descending=True, stable=True).tolist()
+
+
+def _counts(heat: Tensor, steps: int) -> list[int]:
+    if not 1 <= steps <= heat.numel():
+        raise ValueError(f"{steps} steps for {heat.numel()} patches")
+    return [step * heat.numel() // steps for step in range(steps + 1)]
+
+
+def _curve(
+    asked: Asked,
+    index: int | Sequence[int],
+    counts: Sequence[int],
+    gone: Iterable[Sequence[int]],
+) -> Curve:
+    rgb = to_rgb(asked.image)
+    pictures = (_without(rgb, patches, asked) for patches in gone)
+    return Curve(
+        shares=tuple(count / counts[-1] for count in counts),
+        probabilities=tuple(
+            float(asked.of(picture).log_probability(index).exp())
+            for picture in pictures
+        ),
+    )
+
+
+def _without(image: Image.Image, patches: Iterable[int], asked: Asked) -> Image.Image:
+    """The picture with these patches in its mean colour."""
+    vision = asked.engine.config.vision
+    seen = vision.grid * vision.patch_size / vision.image_size
+    mean = np.asarray(image).mean((0, 1)).round()
+    colour = tuple(int(level) for level in mean)
+    painted = image.copy()
+    for patch in patches:
+        place = divmod(patch, vision.grid)
+        box = patch_box(*place, grid=vision.grid, size=image.size, seen=seen)
+        # Rounded alike for both neighbours, so that no pixel is left or taken twice.
+        painted.paste(colour, tuple(int(edge + 0.5) for edge in box))
+    return painted

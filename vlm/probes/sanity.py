@@ -1,0 +1,44 @@
+"""Would a map be the same if the model knew nothing? Then it explains nothing."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+from vlm.engine import Engine
+
+
+@torch.no_grad()
+def shuffled(engine: Engine, *, seed: int = 0) -> Engine:
+    """The engine with the weights of the decoder's blocks shuffled, each among itself.
+
+    Adebayo et al., arXiv:1810.03292: a map that stays what it is shows the picture, or
+    the architecture, and not what was learnt. Their sizes stay as they were; the
+    image tower, the embedding and norms are left alone. Takes the model's size again.
+    """
+    model = copy.deepcopy(engine.model)
+    dice = torch.Generator().manual_seed(seed)
+    for weight in model.decoder.blocks.parameters():
+        if weight.dim() > 1:
+            order = torch.randperm(weight.numel(), generator=dice).to(weight.device)
+            weight.copy_(weight.flatten()[order].view_as(weight))
+    return Engine(model, engine.tokenizer, name=f"{engine.name} (shuffled)")
+
+
+def rank_correlation(one: Tensor, other: Tensor) -> float:
+    """Spearman's, of two maps of one shape: 1 the same order, 0 none, -1 reversed.
+
+    Equal values share their mean rank; a map that is even has no order and gives 0.
+    """
+    a, b = (_ranks(heat.flatten().double()) for heat in (one, other))
+    a, b = a - a.mean(), b - b.mean()
+    size = float(a.norm() * b.norm())
+    return float(a @ b) / size if size else 0.0
+
+
+def _ranks(values: Tensor) -> Tensor:
+    _, place, count = values.unique(return_inverse=True, return_counts=True)
+    last = count.cumsum(0)
+    return (last - (count - 1) / 2)[place]

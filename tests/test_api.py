@@ -28,6 +28,7 @@ from pages import EXAMPLES, PICTURE, serve
 from PIL import Image
 
 import vlm
+from vlm.probes import METHODS
 from vlm.ui import view
 from vlm.ui.replies import MAX_NUMBERS, numbers, whole_mask
 
@@ -74,7 +75,7 @@ def tiny() -> Iterator[SimpleNamespace]:
 
 def test_what_is_public_has_a_name_and_says_what_it_does(client):
     named = client.view_api(return_format="dict")["named_endpoints"]
-    ours = {"/probe", "/detect", "/segment", "/attention"}
+    ours = {"/probe", "/detect", "/segment", "/attention", "/explain"}
     assert ours <= set(named) <= ours | {"/compare"}
     assert all(len(named[name]["description"]) > 60 for name in named)
     parameters = {
@@ -167,6 +168,22 @@ def test_attention_is_what_led_to_the_token_when_it_was_said(tiny):
         assert shares.sum(-1) == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_token_is_explained_by_name(tiny, method):
+    client = Client(tiny.url, verbose=False)
+    asked = handle_file(PENGUINS), "detect fish", method, 1
+    seen = client.predict(*asked, api_name="/explain")
+    said = list(tiny.engine.stream(Image.open(PENGUINS), "detect fish"))
+    assert [each["id"] for each in seen["tokens"]] == [step.token for step in said]
+    assert (seen["token"], seen["grid"]) == (1, [8, 8])
+    ids = tuple(step.token for step in said)
+    why = vlm.probes.Asked(tiny.engine, Image.open(PENGUINS), "detect fish", ids)
+    known = METHODS[method].heat(why, [1]).numpy()
+    assert np.array(seen["map"]) == pytest.approx(known, rel=1e-3, abs=1e-6)
+    assert seen["shows"] == METHODS[method].shows
+    assert seen["hides"] == METHODS[method].hides
+
+
 def test_attention_of_one_layer_or_head_is_a_part_of_all(client):
     asked = functools.partial(
         client.predict, handle_file(PICTURE), "detect cat", api_name="/attention"
@@ -230,6 +247,9 @@ def test_a_model_is_chosen_by_its_name(client):
         ("/attention", {"prompt": "caption en", "token": 99}, "token is 99"),
         ("/attention", {"prompt": "caption en", "layer": 4}, "from 0 to 3"),
         ("/attention", {"prompt": "caption en", "head": "all"}, "head is all"),
+        ("/explain", {"prompt": "caption en", "token": -99}, "token is -99"),
+        ("/explain", {"prompt": "caption en", "method": "lens"}, "asked why"),
+        ("/explain", {"prompt": "caption en", "method": "magic"}, "magic"),
     ],
 )
 def test_what_cannot_be_asked_is_told(client, endpoint, options, message):
@@ -300,7 +320,7 @@ def test_a_cancelled_question_stops_the_model(site, client):
 
 def test_an_mcp_client_finds_the_tools_and_what_each_argument_is(tiny):
     tools = {tool.name: tool for tool in talk(tiny.url, ClientSession.list_tools).tools}
-    assert {"probe", "detect", "segment", "attention"} <= set(tools)
+    assert {"probe", "detect", "segment", "attention", "explain"} <= set(tools)
     image = tools["detect"].inputSchema["properties"]["image"]
     assert image["type"] == "string" and "url" in image["format"]
     for tool in tools.values():

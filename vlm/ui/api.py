@@ -13,15 +13,18 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import gradio as gr
-from gradio_client.utils import is_file_obj_with_meta
 
 import vlm
+from vlm.probes import METHODS
 from vlm.ui import pictures, view
 from vlm.ui.asking import MAX_TOKENS, STYLES, Ask, Settings, views
+from vlm.ui.callers import named, place, sent
+from vlm.ui.explaining import answered
 from vlm.ui.refusing import refusing, refusing_all
 from vlm.ui.replies import (
     Attended,
     Detected,
+    Explained,
     Probed,
     Segmented,
     numbers,
@@ -35,7 +38,13 @@ from vlm.ui.store import Store
 def build(engines: dict[str, Any]) -> None:
     """Add the endpoints to the Blocks that is open."""
     api = Api(engines)
-    for endpoint in (api.probe, api.detect, api.segment, api.attention):
+    for endpoint in (
+        api.probe,
+        api.detect,
+        api.segment,
+        api.attention,
+        api.explain,
+    ):
         gr.api(endpoint, concurrency_limit=1, concurrency_id="model")
 
 
@@ -187,6 +196,59 @@ class Api:
             self._attention, image, prompt, token, answer, layer, head, model
         )
 
+    def explain(
+        self,
+        image: gr.FileData,
+        prompt: str,
+        method: Literal[tuple(METHODS)] = "relevancy",
+        token: int = -1,
+        answer: str = "",
+        model: str = "",
+    ) -> Explained:
+        """Where on the picture one token of the model's answer came from.
+
+        By one of nine ways, of which each shows something else: `shows` and `hides`
+        say what. `map` is [rows][columns] over the picture, squeezed to a square, and
+        holds nothing below zero; its scale is the way's own.
+
+        Parameters:
+            image: the picture: PNG, JPEG, WebP, GIF, BMP or TIFF
+            prompt: such as "caption en" or "detect cat ; dog"
+            method: the way's name
+            token: its place in the answer from 0, or from the end as -1
+            answer: explain this answer; the model's own greedy one if left out
+            model: its name, if several are loaded; the first one if left out
+
+        Returns:
+            the tokens of the answer, the place of the one explained, grid, map, words
+        """
+        return refusing(self._explain, image, prompt, method, token, answer, model)
+
+    def _explain(
+        self,
+        image: Any,
+        prompt: str,
+        method: str,
+        token: int,
+        answer: str,
+        model: str,
+    ) -> Explained:
+        if method not in METHODS:
+            raise ValueError(f"There is no {method!r}, only {', '.join(METHODS)}.")
+        ask, steps = self._given(image, prompt, model, answer)
+        engine, way = self._engines[ask.model], METHODS[method]
+        at = range(len(steps))[place("token", token, len(steps))]
+        asked = answered(self._engines, ask, tuple(step.token for step in steps))
+        heat = way.heat(asked, [at]).numpy()
+        return {
+            "tokens": [view.token(engine, step) for step in steps],
+            "token": at,
+            "grid": list(heat.shape),
+            "map": numbers(heat),
+            "shows": way.shows,
+            "hides": way.hides,
+        }
+
     def _attention(
         self,
         image: Any,
@@ -197,19 +259,12 @@ class Api:
         head: int | None,
         model: str,
     ) -> Attended:
-        ask = self._ask(image, prompt, model, start=answer)
-        engine = self._engines[ask.model]
-        if not ask.start:
-            said = _last(self._views(image, prompt, model))["tokens"]
-            ask = replace(ask, start=tuple(each["id"] for each in said))
         trace = vlm.Trace()
-        picture = pictures.read(ask.picture)
-        steps = engine.score(picture, ask.prompt, ask.start, tap=trace)
-        if not steps:
-            raise ValueError("The answer has no token to look at. Give an answer.")
-        at = range(len(steps))[_place("token", token, len(steps))]
+        ask, steps = self._given(image, prompt, model, answer, tap=trace)
+        engine = self._engines[ask.model]
+        at = range(len(steps))[place("token", token, len(steps))]
         maps = vlm.probes.image_attention(trace, at).numpy()
-        part = _place("layer", layer, len(maps)), _place("head", head, maps.shape[1])
+        part = place("layer", layer, len(maps)), place("head", head, maps.shape[1])
         return {
             "tokens": [view.token(engine, step) for step in steps],
             "token": at,
@@ -217,6 +272,20 @@ class Api:
             "maps": numbers(maps[part]),
             "shares": numbers(vlm.probes.attention_shares(trace, at).numpy()[part]),
         }
+
+    def _given(
+        self, image: Any, prompt: str, model: str, answer: str, **how: Any
+    ) -> tuple[Ask, tuple[vlm.Step, ...]]:
+        """A given answer's tokens, or those of the model's own greedy one."""
+        ask = self._ask(image, prompt, model, start=answer)
+        if not ask.start:
+            said = _last(self._views(image, prompt, model))["tokens"]
+            ask = replace(ask, start=tuple(each["id"] for each in said))
+        engine, picture = self._engines[ask.model], pictures.read(ask.picture)
+        steps = engine.score(picture, ask.prompt, ask.start, **how)
+        if not steps:
+            raise ValueError("The answer has no token to look at. Give an answer.")
+        return ask, steps
 
     def _found(
         self, image: Any, task: str, things: str, max_tokens: int, model: str
@@ -241,34 +310,5 @@ class Api:
         return Ask(name, sent(image), prompt, start, Settings(**settings))
 
 
-def named(engines: dict[str, Any], model: str) -> str:
-    """The model to ask: the first one if none is named."""
-    if model and model not in engines:
-        raise ValueError(f"There is no model {model!r}, only {', '.join(engines)}.")
-    return model or next(iter(engines))
-
-
-def sent(image: Any) -> str:
-    """Where a picture that was sent lies, in Gradio's cache.
-
-    Gradio has seen to that if it knows the value for a file. Any other string or dict
-    comes here as it was sent, and may name whatever file of this machine.
-    """
-    if image is None:
-        return ""
-    if not is_file_obj_with_meta(image):
-        raise ValueError("Send the picture as a file: handle_file(its path or URL).")
-    return image["path"]
-
-
 def _last(seen: Iterator[view.View]) -> view.View:
     return deque(seen, maxlen=1).pop()
-
-
-def _place(name: str, number: int | None, count: int) -> int | slice:
-    """What to index an axis of `count` with; all of it if no number is asked for."""
-    if number is None:
-        return slice(None)
-    if not isinstance(number, int) or not -count <= number < count:
-        raise ValueError(f"{name} is {number}; give one from 0 to {count - 1}, or -1.")
-    return number

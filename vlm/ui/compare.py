@@ -15,8 +15,8 @@ from typing import Any, TypedDict
 import gradio as gr
 
 from vlm.ui import pictures, view
-from vlm.ui.api import named, sent
 from vlm.ui.asking import Ask, Settings
+from vlm.ui.callers import named, sent
 from vlm.ui.comparing import SIDES, comparisons
 from vlm.ui.examples import Example
 from vlm.ui.probe import MODEL, QUIET

@@ -57,12 +57,14 @@ function preview(look) {
 }
 
 function moveHead(head, focus) {
+  explain.shown = null;
   state.head = Math.max(MEAN, Math.min(shape.heads - 1, head));
   preview(null);
   if (focus) strip.children[state.head + 1].focus();
 }
 
 function moveLayer(layer) {
+  explain.shown = null;
   state.layer = Math.max(0, Math.min(shape.layers - 1, layer));
   redraw();
 }

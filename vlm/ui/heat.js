@@ -6,7 +6,7 @@ const STEPS = 1023;
 const inks = { contrast: null, solid: new Uint32Array(STEPS + 1), veil: new Uint32Array(STEPS + 1) };
 
 function drawHeat(pen, frame) {
-  const heat = heatShown(state.chosen, layerShown(), headShown());
+  const heat = wayShown() ?? heatShown(state.chosen, layerShown(), headShown());
   canvas.dataset.heat = heat ? state.chosen.join() : "";
   if (!heat || !state.strength) return;
   // A little dark first, so that heat is seen on bright pictures too.
@@ -101,11 +101,12 @@ function drawPatch(pen, frame) {
 }
 
 function drawLegend() {
-  const heat = heatShown(state.chosen, layerShown(), headShown());
+  const heat = wayShown() ?? heatShown(state.chosen, layerShown(), headShown());
   const whole = !heat || state.scale === "raw" ? 1 : heat.mass || 1;
   write(part(".peak"), heat ? spaced(fullOf(heat) / whole) : "–");
-  write(part(".seen"), heat ? spaced(heat.shares[0]) : "–");
-  write(part(".left-out"), heat && state.scale === "sinks" ? sinkWords(heat) : "");
+  write(part(".seen"), heat?.shares ? spaced(heat.shares[0]) : "–");
+  const sinks = heat?.shares && state.scale === "sinks" ? sinkWords(heat) : "";
+  write(part(".left-out"), heat?.title ?? sinks);
   const note = state.patch !== null && heat ? patchWords() : gridWords();
   write(part(".note"), note);
   mark(part(".note"), "title", note);
@@ -123,7 +124,7 @@ function sinkWords({ sinks, gone }) {
 
 // The attention itself, whatever the scale of the colours is.
 function patchWords() {
-  const heat = heatOf(state.chosen, layerShown(), headShown());
+  const heat = wayShown() ?? heatOf(state.chosen, layerShown(), headShown());
   const [row, column] = [Math.floor(state.patch / shape.columns), state.patch % shape.columns];
   const where = `Row ${row + 1}, column ${column + 1}`;
   if (!heat) return where;

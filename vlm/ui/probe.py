@@ -15,6 +15,7 @@ from vlm.ui.again import Again
 from vlm.ui.asking import asked_for
 from vlm.ui.controls import Picture, Question, question, sampling
 from vlm.ui.examples import Example, Examples
+from vlm.ui.explaining import explained
 from vlm.ui.hint import hint
 from vlm.ui.history import History
 from vlm.ui.lint import lint
@@ -128,7 +129,9 @@ class _Ways:
         streaming = {"trigger_mode": "always_last", **MODEL, **QUIET}
         run = pressed(self.probe, [turn, *controls], scope, **streaming)
         follow = wanted.change(self.follow, [turn, wanted], scope, **streaming)
-        runs = [run, follow]
+        self._over(scope.explain)
+        why = scope.explain(self.explain, turn, scope, **streaming)
+        runs = [run, follow, why]
         self._end_told(*runs)
         asked.stop.click(_ended, None, scope, cancels=runs, queue=False, **QUIET)
         # When a picture is removed, the first listener is still given the old one.
@@ -179,6 +182,11 @@ class _Ways:
         news = wanted.views(self.engines, self.store)
         yield from turn.take(refusing_all(news))
 
+    def explain(self, turn: Turn, event: gr.EventData) -> Iterator[dict]:
+        news = explained(self.engines, self.store, event._data)
+        for told in turn.take(refusing_all(news)):
+            yield gr.update(explained=told)
+
     def preview(self, path: str | None, model: str) -> dict:
         image = refusing(pictures.read, path) if path else None
         return view.empty(self.engines[model], image)
@@ -210,7 +218,8 @@ class _Ways:
 
 
 def _ended() -> dict:
-    return gr.update(stopped_at=time.time())
+    now = time.time()
+    return gr.update(stopped_at=now, explained={"run": "", "done": True, "at": now})
 
 
 def _note(about: dict) -> str:

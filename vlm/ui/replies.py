@@ -62,6 +62,15 @@ class Attended(TypedDict):
     shares: list
 
 
+class Explained(TypedDict):
+    tokens: list[Token]
+    token: int
+    grid: list[int]
+    map: list
+    shows: str
+    hides: str
+
+
 def thing(found: dict[str, Any]) -> Thing:
     return {key: found[key] for key in Thing.__annotations__}
 

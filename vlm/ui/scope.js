@@ -34,6 +34,7 @@ function draw() {
   drawTokens();
   drawLegend();
   drawSheet();
+  drawExplain();
   drawDetail();
   drawObjects();
   drawMeta();
@@ -220,5 +221,6 @@ watch("stopped_at", () => {
   prefetch();
   redraw();
 });
+watch("explained", () => takeExplained(JSON.parse(JSON.stringify(props.explained))));
 update();
 root.dataset.mounted = "true";

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from vlm.ui.explaining import ways
 from vlm.ui.export import exported
 from vlm.ui.store import Store
 
@@ -23,6 +24,7 @@ SCRIPTS = (
     "edges.js",
     "heads.js",
     "sheet.js",
+    "explain.js",
     "tokens.js",
     "detail.js",
     "objects.js",
@@ -39,6 +41,7 @@ SCRIPTS = (
 STYLES = (
     "scope.css",
     "heat.css",
+    "explain.css",
     "tokens.css",
     "detail.css",
     "objects.css",
@@ -57,7 +60,8 @@ class Scope(gr.HTML):
     The template is static and the script only ever sets `textContent`, so no text of
     a user or of the model is read as markup.
 
-    A stopped run has no last value, so its end is told by a new `stopped_at`.
+    A stopped run has no last value, so its end is told by a new `stopped_at`. What
+    `vlm.ui.explaining` yields comes as `explained`.
     Viewers of one `group` show the same layer, head and tokens, and less beside them.
     """
 
@@ -67,6 +71,7 @@ class Scope(gr.HTML):
         *,
         store: Store,
         stopped_at: float = 0,
+        explained: dict | None = None,
         group: str = "",
         **options: Any,
     ) -> None:
@@ -89,6 +94,8 @@ class Scope(gr.HTML):
             apply_default_css=False,
             server_functions=[attention, export],
             stopped_at=stopped_at,
+            explained=explained,
+            ways=ways(),
             group=group,
             **options,
         )

@@ -1,0 +1,133 @@
+// Explain: other ways to say where a token came from, beside attention, on one scale.
+
+const ways = part(".ways");
+const explain = {
+  run: "",
+  tokens: [], // places in the answer
+  heats: new Map(), // by the way's name: what heatOf gives
+  shown: null, // the way whose map lies on the picture, in place of attention
+  pointed: null,
+  busy: false,
+};
+
+// One more map, or that there will be none.
+function takeExplained({ run, tokens, heats, done }) {
+  explain.busy = !done && run === maps.run;
+  redraw();
+  if (run !== maps.run) return;
+  const other = run !== explain.run || tokens.join() !== explain.tokens.join();
+  if (other) Object.assign(explain, { run, tokens: [...tokens], heats: new Map(), shown: null });
+  for (const [name, rows] of Object.entries(heats)) {
+    if (!explain.heats.has(name)) explain.heats.set(name, heatFrom(name, rows));
+  }
+  if (done) say("All ways have been followed");
+}
+
+function heatFrom(name, rows) {
+  const patches = Float32Array.from([...rows].flatMap((row) => [...row]));
+  const { peak, mass } = extent(patches);
+  const { title } = ways.querySelector(`[data-way=${name}]`);
+  return { title, patches, peak, mass, ceiling: peak, shares: null };
+}
+
+// The map that takes the place of attention on the picture, if there is one.
+function wayShown() {
+  const name = explain.pointed ?? explain.shown;
+  return isExplained() ? explain.heats.get(name) ?? null : null;
+}
+
+function isExplained() {
+  return explain.run === maps.run && explainable().join() === explain.tokens.join();
+}
+
+// Places of the chosen tokens in the answer; the server takes no more of them.
+function explainable() {
+  const said = state.chosen.filter((key) => key[0] === "a");
+  return said.slice(0, props.ways?.most).map((key) => Number(key.slice(1)));
+}
+
+function drawExplain() {
+  const known = isExplained();
+  if (explain.run !== maps.run) explain.busy = false;
+  const ended = ["done", "stopped"].includes(root.dataset.phase);
+  part(".why").disabled = !ended || explain.busy || !explainable().length || (known && explain.heats.size > 0);
+  write(part(".why"), explain.busy ? "…" : "Explain");
+  for (const button of ways.children) drawWay(button, known);
+  const name = known ? explain.pointed ?? explain.shown : null;
+  const button = name && ways.querySelector(`[data-way=${name}]`);
+  write(part(".shows"), button ? button.dataset.shows : explainWords(known));
+  write(part(".hides"), button ? button.dataset.hides : "");
+  write(part(".fits"), button ? fitWords(explain.heats.get(name)) : "");
+}
+
+function drawWay(button, known) {
+  const name = button.dataset.way;
+  const heat = known ? explain.heats.get(name) : null;
+  const surface = button.firstElementChild;
+  button.disabled = !heat;
+  mark(button, "aria-pressed", Boolean(heat) && explain.shown === name);
+  if (heat) paintHeat(surface, heat, inked().solid);
+  else surface.getContext("2d").clearRect(0, 0, surface.width, surface.height);
+}
+
+function explainWords(known) {
+  if (explain.busy) return `${explain.heats.size} of ${ways.children.length} …`;
+  if (known && explain.heats.size) return "Point at a way to see its map, click to keep it.";
+  return explainable().length ? "Nine ways to ask where this came from." : "Choose a token of the answer.";
+}
+
+// How well a map fits the box that the chosen tokens stand for.
+function fitWords(heat) {
+  const box = boxChosen();
+  if (!box || !heat) return "";
+  const weights = patchesInBox(box);
+  const inside = shareOf(heat, weights);
+  const even = weights.reduce((sum, weight) => sum + weight, 0) / shape.patches;
+  const words = isInBox(heat.patches.indexOf(heat.peak), box) ? "its peak is inside" : "its peak is outside";
+  return `${spaced(inside)} of it is in the box, where an even map has ${spaced(even)}; ${words}.`;
+}
+
+// A patch lies where its middle does.
+function isInBox(patch, [x1, y1, x2, y2]) {
+  const x = (((patch % shape.columns) + 0.5) / shape.columns) * state.value.width;
+  const y = ((Math.floor(patch / shape.columns) + 0.5) / shape.rows) * state.value.height;
+  return x1 <= x && x <= x2 && y1 <= y && y <= y2;
+}
+
+function keepWay(name) {
+  explain.shown = explain.shown === name ? null : name;
+  redraw();
+  const button = ways.querySelector(`[data-way=${name}]`);
+  say(explain.shown ? `${button.title}: ${button.dataset.shows} ${fitWords(explain.heats.get(name))}` : "Attention");
+}
+
+function wayButton({ name, title, shows, hides }) {
+  const button = document.createElement("button");
+  const words = document.createElement("span");
+  words.textContent = title;
+  Object.assign(button, { type: "button", title, disabled: true });
+  Object.assign(button.dataset, { way: name, shows, hides });
+  button.append(document.createElement("canvas"), words);
+  return button;
+}
+
+ways.replaceChildren(...[...(props.ways?.each ?? [])].map(wayButton));
+part(".why").addEventListener("click", () => {
+  Object.assign(explain, { run: maps.run, tokens: explainable(), heats: new Map(), shown: null, busy: true });
+  trigger("explain", { run: explain.run, tokens: explain.tokens });
+  redraw();
+});
+ways.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (button) keepWay(button.dataset.way);
+});
+ways.addEventListener("pointerover", (event) => {
+  const button = event.target.closest("button:enabled");
+  if (event.pointerType === "touch" || button?.dataset.way === explain.pointed) return;
+  explain.pointed = button?.dataset.way ?? null;
+  redraw();
+});
+ways.addEventListener("pointerleave", () => {
+  explain.pointed = null;
+  redraw();
+});

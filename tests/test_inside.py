@@ -305,7 +305,7 @@ def test_the_tab_follows_the_question_through_the_model(page):
     assert [f"<seg{int(code):03d}>" for code in codes] == pieces[9:25]
 
 
-def test_keys_move_over_patches_and_tokens(page):
+def test_keys_move_over_patches_and_tokens(page, tiny):
     look_inside(page)
     told = page.locator("#inside .patches .told")
     expect(told).to_contain_text("Patch 36, in row 5 and column 5: 64 × 64 pixels")
@@ -317,11 +317,13 @@ def test_keys_move_over_patches_and_tokens(page):
     page.focus("#inside .strip")
     page.keyboard.press("ArrowLeft")
     token = page.locator("#inside .token")
-    expect(token).to_contain_text("Position 66: id 857, “·penguin”, prompt.")
+    (word,) = tiny.tokenizer.answer_ids(" penguin")
+    expect(token).to_contain_text(f"Position 66: id {word}, “·penguin”, prompt.")
     page.focus("#inside .masks canvas")
     for _ in range(3):
         page.keyboard.press("ArrowUp")
-    expect(token).to_contain_text("Positions 0 to 63: id 2228")
+    image = tiny.config.image_token
+    expect(token).to_contain_text(f"Positions 0 to 63: id {image}")
     expect(page.locator("#inside .sees")).to_have_text(
         "A patch may look at the whole image, at 4 of 4 prompt tokens."
     )

@@ -413,3 +413,68 @@ def test_an_engine_that_tells_nothing_is_shown_as_far_as_it_is_known(browser):
             expect(page.locator("#inside .edges tbody tr")).to_have_count(4)
             expect(page.locator("#inside .unfold")).to_be_hidden()  # a box, no mask
             assert fact(page, "grid") == "8"
+
+
+# --- the vision tower's own attention ------------------------------------------------
+
+
+def test_a_clicked_patch_shows_where_it_looks_in_every_layer_and_head(page, tiny):
+    look_inside(page)
+    grid, tower = page.locator("#inside canvas.grid"), page.locator("#inside .tower")
+    expect(tower).to_be_hidden()
+    before = grid.evaluate("canvas => canvas.toDataURL()")
+    side = grid.bounding_box()["width"]
+    row, column = 3, 5
+    grid.click(position={"x": (column + 0.5) * side / 8, "y": (row + 0.5) * side / 8})
+    expect(tower).to_be_visible(timeout=QUICK)
+    expect(tower).to_contain_text("Where patch 29 looks")
+    expect(tower).to_contain_text("Layer 4, head 0 lies on the picture.")
+    assert grid.evaluate("canvas => canvas.toDataURL()") != before
+
+    maps = vlm.probes.patch_attention(tiny, Image.open(PENGUINS), 29)
+    shown = page.locator("#inside .tower-maps")
+    hottest = shown.evaluate(
+        """(canvas, [layers, heads]) => {
+          const pen = canvas.getContext("2d");
+          const cell = [canvas.width / heads, canvas.height / layers];
+          return Array.from({ length: layers * heads }, (_, map) => {
+            const greens = Array.from({ length: 64 }, (_, patch) => {
+              const [row, column] = [Math.floor(patch / 8), patch % 8];
+              const x = ((map % heads) + (column + 0.5) / 8) * cell[0];
+              const y = (Math.floor(map / heads) + (row + 0.5) / 8) * cell[1];
+              return pen.getImageData(x, y, 1, 1).data[1];
+            });
+            return greens.indexOf(Math.max(...greens));
+          });
+        }""",
+        list(maps.shape[:2]),
+    )
+    expected = maps.flatten(2).argmax(-1).flatten().tolist()
+    same = sum(one == other for one, other in zip(hottest, expected))
+    assert same >= 0.8 * len(expected)  # a frame or a gap may hide a patch at the edge
+    shown.focus()
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowRight")
+    expect(tower).to_contain_text("Layer 3, head 1 lies on the picture.")
+
+
+def test_the_keyboard_asks_where_a_patch_looks(page):
+    look_inside(page)
+    page.focus("#inside canvas.grid")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    tower = page.locator("#inside .tower")
+    expect(tower).to_contain_text("Where patch 28 looks", timeout=QUICK)
+
+
+@pytest.mark.parametrize("data", [None, [], {}, {"patch": "1"}, {"patch": True}])
+def test_what_is_no_patch_is_refused(tiny, data):
+    with pytest.raises(ValueError, match="Choose a patch"):
+        inside.looked(tiny, str(PENGUINS), data)
+
+
+def test_a_patch_that_is_not_there_is_refused(tiny):
+    with pytest.raises(ValueError, match="patch 64 of 64"):
+        inside.looked(tiny, str(PENGUINS), {"patch": 64})
+    with pytest.raises(ValueError, match="Choose a picture"):
+        inside.looked(tiny, None, {"patch": 1})

@@ -21,7 +21,7 @@ from vlm.probes.attention import (
 )
 from vlm.probes.rollout import rollout
 from vlm.probes.sinks import position_sinks, static_sinks, without_sinks
-from vlm.probes.vision import looked_at, vision_attention
+from vlm.probes.vision import looked_at, patch_attention, vision_attention
 
 PROMPT, GENERAL = "detect cat ; dog", "caption en"
 START = "<loc0100><loc0200> cat"
@@ -190,6 +190,8 @@ def test_vision_attention_is_a_row_and_looked_at_a_column_of_the_oracles(
             row, column = weights[0, :, patch], weights[0, :, :, patch]
             found = vision_attention(trace, patch, layer=layer)
             assert_close(found, on_grid(row), **CLOSE)
+            found = patch_attention(both.engine, images[0], patch)[layer]
+            assert_close(found, on_grid(row), **CLOSE)
             found = looked_at(trace, patch, layer=layer)
             assert_close(found, on_grid(column), **CLOSE)
     last = vision_attention(trace, 3, layer=-1)
@@ -206,6 +208,8 @@ def test_vision_attention_says_what_is_missing(both: Pair) -> None:
         with pytest.raises(ValueError, match="layer 2 of 2"):
             view(trace, 0, layer=2)
         for patch in (-1, 16):
+            with pytest.raises(ValueError, match=f"patch {patch} of 16"):
+                patch_attention(both.engine, picture(), patch)
             with pytest.raises(ValueError, match=f"patch {patch} of 16"):
                 view(trace, patch, layer=0)
 

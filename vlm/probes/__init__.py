@@ -26,7 +26,7 @@ from vlm.probes.sanity import rank_correlation, shuffled
 from vlm.probes.scores import best_head, lift_in_box, mass_in_box, pointing
 from vlm.probes.sinks import position_sinks, static_sinks, without_sinks
 from vlm.probes.tam import token_activation
-from vlm.probes.vision import looked_at, vision_attention
+from vlm.probes.vision import looked_at, patch_attention, vision_attention
 
 __all__ = [
     "activation_patching",
@@ -53,6 +53,7 @@ __all__ = [
     "occluding",
     "occlusion",
     "on_image",
+    "patch_attention",
     "patch_lens",
     "pointing",
     "position_sinks",

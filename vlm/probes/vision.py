@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from vlm.tap import Weights
+from vlm.engine import Engine
+from vlm.tap import Tap, Weights
 from vlm.trace import Trace
 
 # Rows of a layer that are computed at a time.
@@ -32,6 +34,24 @@ def vision_attention(trace: Trace, patch: int, *, layer: int) -> Tensor:
     return _on_grid(weights(slice(patch, patch + 1))[0, :, 0])
 
 
+def patch_attention(engine: Engine, image: Image.Image, patch: int) -> Tensor:
+    """Where one patch looked, in every layer and head, in one pass of the tower.
+
+    No more than this patch's row of each layer is computed or kept.
+
+    Returns:
+        float32 [layers, heads, rows, columns].
+    Raises:
+        ValueError: the image has no such patch.
+    """
+    count = engine.config.vision.patches
+    if not 0 <= patch < count:
+        raise ValueError(f"patch {patch} of {count} was asked for")
+    watched = _Row(patch)
+    engine.look(image, watched)
+    return _on_grid(torch.stack(watched.rows))
+
+
 def looked_at(trace: Trace, patch: int, *, layer: int) -> Tensor:
     """The reverse: how much every patch looked at this one, as `vision_attention`.
 
@@ -44,6 +64,17 @@ def looked_at(trace: Trace, patch: int, *, layer: int) -> Tensor:
         for start in range(0, count, ROWS)
     ]
     return _on_grid(torch.cat(columns, dim=-1))
+
+
+class _Row(Tap):
+    towers = ("vision",)
+
+    def __init__(self, patch: int) -> None:
+        self.patch = patch
+        self.rows: list[Tensor] = []
+
+    def attention(self, tower: str, layer: int, weights: Weights) -> None:
+        self.rows.append(weights(slice(self.patch, self.patch + 1))[0, :, 0].cpu())
 
 
 def _weights(trace: Trace, patch: int, layer: int) -> Weights:

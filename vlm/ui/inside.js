@@ -3,6 +3,7 @@
 const state = {
   value: null, // what the server sent last
   patch: null, // none yet: the middle one
+  within: null, // where a patch looked, in every layer and head of the vision tower
   token: 0, // a row of the mask: 0 is the image, 1 is <bos>
 };
 let updates = 0;
@@ -57,4 +58,5 @@ new MutationObserver(() => {
 new MutationObserver(redraw).observe(document.body, { attributeFilter: ["class"] });
 new ResizeObserver(redraw).observe(root);
 watch("value", update);
+watch("within", () => showTower(JSON.parse(JSON.stringify(props.within))));
 update();

@@ -6,6 +6,7 @@ and the script draws the rest of the value.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,13 +22,15 @@ from vlm.image import pixels
 from vlm.tokenizer import LOCS, SEGS
 from vlm.ui import figures, pictures
 from vlm.ui.asking import MAX_TOKENS, Ask
-from vlm.ui.probe import Probe
+from vlm.ui.probe import MODEL, Probe
+from vlm.ui.refusing import refusing
 from vlm.ui.scope import FOLDER, joined
 from vlm.ui.store import Run
 
 SCRIPTS = (
     "nodes.js",
     "inside_picture.js",
+    "inside_tower.js",
     "inside_sequence.js",
     "inside_parts.js",
     "inside.js",
@@ -54,13 +57,25 @@ def build(engines: dict[str, Any], tab: gr.Tab, probe: Probe) -> None:
     tab.select(show, **asking, **quiet)
     inside.look(show, **asking, **quiet)
 
+    def within(path: str | None, view: dict | None, event: gr.EventData) -> dict:
+        engine = engines.get((view or {}).get("model"), first)
+        return gr.update(within=refusing(looked, engine, path, event._data))
+
+    inside.within(within, [probe.picture, probe.scope], inside, **MODEL, **quiet)
+
 
 class Inside(gr.HTML):
-    """Shows what `shown` gives; a static template, in which only text is set."""
+    """Shows what `shown` gives; a static template, in which only text is set.
 
-    def __init__(self, value: dict | None = None, **options: Any) -> None:
+    What `looked` gives comes as `within`.
+    """
+
+    def __init__(
+        self, value: dict | None = None, *, within: dict | None = None, **options: Any
+    ) -> None:
         super().__init__(
             value,
+            within=within,
             html_template=(FOLDER / "inside.html").read_text("utf-8"),
             css_template=joined(["inside.css"]),
             js_on_load=joined(SCRIPTS),
@@ -105,6 +120,33 @@ def shown(engine: Any, path: str | None, prompt: str | None, run: Run | None) ->
         value |= _sequence(tokens) | {"cache": _cache(engine, tokens)}
         value["masks"] = _masks(engine, tokens, masks)
     return value | {"facts": facts}
+
+
+def looked(engine: Any, path: str | None, data: Any) -> dict[str, Any]:
+    """`data` is {patch}: where that patch looked, in every layer of the vision tower.
+
+    Gives the patch, layers, heads, and `maps`: a byte for each patch that is looked
+    at, 255 for the hottest one of its layer and head, in base64.
+
+    Raises:
+        ValueError: there is no picture or no such patch, or the engine has no tower.
+    """
+    patch = data.get("patch") if isinstance(data, dict) else None
+    if not isinstance(engine, vlm.Engine):
+        raise ValueError(UNKNOWN)
+    if type(patch) is not int:
+        raise ValueError("Choose a patch: where did it look?")
+    if not path:
+        raise ValueError("Choose a picture first.")
+    image = pictures.read(path)
+    maps = vlm.probes.patch_attention(engine, image, patch)
+    levels = (255 * maps / maps.amax((-2, -1), keepdim=True)).round().byte()
+    return {
+        "patch": patch,
+        "layers": maps.shape[0],
+        "heads": maps.shape[1],
+        "maps": base64.b64encode(levels.numpy().tobytes()).decode(),
+    }
 
 
 def worked_box(view: dict[str, Any]) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ const original = part("img.original");
 function showPicture(picture) {
   root.dataset.picture = Boolean(picture);
   if (!picture) return;
+  if (square.src !== new URL(picture.square.url, location).href) showTower(null);
   square.src = picture.square.url;
   square.width = square.height = picture.size;
   original.src = picture.original.url;
@@ -29,6 +30,7 @@ function drawPatches() {
     pen.strokeRect(i * step, -1, 0, grid.clientWidth + 2);
     pen.strokeRect(-1, i * step, grid.clientWidth + 2, 0);
   }
+  drawTowerHeat(pen, step);
   drawChosenPatch(pen, step);
   tellPatch();
 }
@@ -85,7 +87,9 @@ for (const kind of ["pointermove", "pointerdown"]) {
     choosePatch(row, Math.floor(((event.clientX - bounds.left) / bounds.width) * side));
   });
 }
+grid.addEventListener("click", askTower);
 grid.addEventListener("keydown", (event) => {
+  if (event.key === "Enter") askTower();
   const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
   if (!steps[event.key] || !state.value?.picture) return;
   event.preventDefault();

@@ -432,6 +432,15 @@ def test_a_clicked_patch_shows_where_it_looks_in_every_layer_and_head(page, tiny
     assert grid.evaluate("canvas => canvas.toDataURL()") != before
 
     maps = vlm.probes.patch_attention(tiny, Image.open(PENGUINS), 29)
+    row, column = divmod(int(maps[4, 0].argmax()), 8)
+    red, green, blue = grid.evaluate(
+        """(canvas, [x, y]) => {
+          const pen = canvas.getContext("2d");
+          return [...pen.getImageData(x * canvas.width, y * canvas.height, 1, 1).data];
+        }""",
+        [(column + 0.25) / 8, (row + 0.25) / 8],
+    )[:3]
+    assert red > 180 and green > 180 and blue < 150  # the brightest of the scale
     shown = page.locator("#inside .tower-maps")
     hottest = shown.evaluate(
         """(canvas, [layers, heads]) => {

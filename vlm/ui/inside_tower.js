@@ -69,7 +69,7 @@ function drawTowerHeat(pen, step) {
   const start = (layer * state.within.heads + head) * side ** 2;
   for (let patch = 0; patch < side ** 2; patch++) {
     const level = state.within.levels[start + patch];
-    pen.fillStyle = `rgb(${rampOf(level)} / ${0.3 + (0.55 * level) / 255})`;
+    pen.fillStyle = `rgba(${rampOf(level)}, ${0.45 + (0.4 * level) / 255})`;
     pen.fillRect((patch % side) * step, Math.floor(patch / side) * step, step, step);
   }
 }

@@ -66,7 +66,7 @@ def measured(cap: float | None) -> dict[str, float]:
         "an answer": peak(lambda: asked.logits(3)),
         "an answer with a trace": peak(traced),
         "an answer with a trace of the vision tower": peak(sought),
-        #        "rollout": peak(lambda: vlm.probes.rollout(trace, 2)),
+        "rollout": peak(lambda: vlm.probes.rollout(trace, 2)),
         "relevancy": peak(lambda: vlm.probes.relevancy(asked, 2)),
         "gradient_attention": peak(lambda: vlm.probes.gradient_attention(asked, 2)),
     }

@@ -80,7 +80,8 @@ function begin(value) {
   hold([]);
   state.hidden.clear();
   const hidden = stage.getBoundingClientRect().top > 0.6 * window.innerHeight;
-  if (value.run && hidden) root.scrollIntoView({ block: "start", behavior: "smooth" });
+  const behavior = matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth";
+  if (value.run && hidden) root.scrollIntoView({ block: "start", behavior });
   keepLook();
 }
 

@@ -14,6 +14,7 @@ import gc
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ import vlm  # noqa: E402
 from vlm.config import PaliGemmaConfig  # noqa: E402
 from vlm.paligemma import PaliGemma  # noqa: E402
 from vlm.probes import Asked  # noqa: E402
+from vlm.probes.methods import recorded  # noqa: E402
 from vlm.tokenizer import Tokenizer  # noqa: E402
 
 LAYERS, HEADS, VISION_HEADS = 3, 8, 16
@@ -39,37 +41,37 @@ def main() -> None:
     full = HEADS * (patches + 8) ** 2 * 4 / MIB
     print(f"one layer's attention, {HEADS} heads, {patches} patches: {full:.0f} MiB")
     print(f"of the vision tower, {VISION_HEADS} heads: {2 * full:.0f} MiB\n")
-    columns = {"no cap": measured(None), "soft-cap": measured(50.0)}
-    print(f"| MiB at the peak | {' | '.join(columns)} |")
-    print("|---|" + "---|" * len(columns))
-    for name in columns["no cap"]:
-        cells = (f"{column[name]:.0f}" for column in columns.values())
-        print(f"| {name} | {' | '.join(cells)} |")
+    print("| MiB at the peak | no cap | soft-cap |")
+    print("|---|---|---|")
+    # Each in a process of its own: what another freed would not be asked for again.
+    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        for name in ACTS:
+            cells = (pool.apply(measured, (name, cap)) for cap in (None, 50.0))
+            print(f"| {name} | {' | '.join(f'{cell:.0f}' for cell in cells)} |")
 
 
-def measured(cap: float | None) -> dict[str, float]:
+def measured(name: str, cap: float | None) -> float:
     engine = random_engine(cap)
     noise = np.random.default_rng(0).integers(0, 256, (896, 896, 3), dtype=np.uint8)
     asked = Asked(engine, Image.fromarray(noise), PROMPT, ANSWER)
     engine.look(asked.image)
-    trace = vlm.Trace()
+    return peak(lambda: ACTS[name](asked))
 
-    def traced() -> None:
-        steps = engine.stream(asked.image, PROMPT, tap=trace, max_tokens=3, stop=())
-        list(steps)
 
-    def sought() -> None:
-        seen = vlm.Trace(layers=[], towers=("vision",))
-        list(engine.stream(asked.image, PROMPT, tap=seen, max_tokens=1, stop=()))
+def answer(asked: Asked, trace: vlm.Trace | None = None) -> None:
+    list(asked.engine.stream(asked.image, PROMPT, tap=trace, max_tokens=3, stop=()))
 
-    return {
-        "an answer": peak(lambda: asked.logits(3)),
-        "an answer with a trace": peak(traced),
-        "an answer with a trace of the vision tower": peak(sought),
-        "rollout": peak(lambda: vlm.probes.rollout(trace, 2)),
-        "relevancy": peak(lambda: vlm.probes.relevancy(asked, 2)),
-        "gradient_attention": peak(lambda: vlm.probes.gradient_attention(asked, 2)),
-    }
+
+ACTS: dict[str, Callable[[Asked], object]] = {
+    "an answer": answer,
+    "an answer with a trace": lambda asked: answer(asked, vlm.Trace()),
+    "one patch in the vision tower": lambda asked: vlm.probes.patch_attention(
+        asked.engine, asked.image, 0
+    ),
+    "a trace, and its rollout": lambda asked: vlm.probes.rollout(recorded(asked), 2),
+    "relevancy": lambda asked: vlm.probes.relevancy(asked, 2),
+    "gradient_attention": lambda asked: vlm.probes.gradient_attention(asked, 2),
+}
 
 
 def peak(act: Callable[[], object]) -> float:

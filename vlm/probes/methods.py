@@ -1,10 +1,11 @@
-"""Every way to explain where a token of an answer came from, by name and on one scale.
+"""Every way to explain where a token of an answer came from, by name.
 
     asked = Asked(engine, image, "detect cat", ids)
     for name, method in METHODS.items():
         heat = method.heat(asked, [0, 1, 2, 3])  # the four sides of the first box
 
-Each tells what it shows and what it does not, in words for the page.
+Each has a scale of its own, and tells what it shows and what it does not, in words for
+the page.
 """
 
 from __future__ import annotations
@@ -141,7 +142,8 @@ METHODS = {
         "Logit lens",
         "The probability of the token that the head reads at each patch, in the layer "
         "where it is highest.",
-        "The head was never trained to read there: small probabilities are no denial.",
+        "The head was never trained to read there: small probabilities are no denial. "
+        "Patches have read the prompt: what it names may show anywhere.",
         _patch_lens,
     ),
     "occlusion": Method(

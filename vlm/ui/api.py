@@ -207,7 +207,7 @@ class Api:
     ) -> Explained:
         """Where on the picture one token of the model's answer came from.
 
-        By one of nine ways, of which each shows something else: `shows` and `hides`
+        By one of several ways, of which each shows something else: `shows` and `hides`
         say what. `map` is [rows][columns] over the picture, squeezed to a square, and
         holds nothing below zero; its scale is the way's own.
 

@@ -73,7 +73,7 @@ function drawWay(button, known) {
 function explainWords(known) {
   if (explain.busy) return `${explain.heats.size} of ${ways.children.length} …`;
   if (known && explain.heats.size) return "Point at a way to see its map, click to keep it.";
-  return explainable().length ? "Nine ways to ask where this came from." : "Choose a token of the answer.";
+  return explainable().length ? "Press Explain to ask where this came from." : "Choose a token of the answer.";
 }
 
 // How well a map fits the box that the chosen tokens stand for.

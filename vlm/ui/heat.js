@@ -1,7 +1,5 @@
 // Heat: attention as colours over the picture, and what its colours mean.
 
-// Dark violet to yellow: even steps in lightness, readable without colour vision.
-const STOPS = [[38, 6, 70], [72, 48, 135], [38, 120, 142], [60, 188, 116], [253, 231, 37]];
 const STEPS = 1023;
 const inks = { contrast: null, solid: new Uint32Array(STEPS + 1), veil: new Uint32Array(STEPS + 1) };
 
@@ -69,12 +67,6 @@ function inked() {
 
 // Contrast runs from -1 to 1; at 0 a level stays what it is.
 const contrasted = (level) => level ** (4 ** state.contrast);
-
-function rampAt(level) {
-  const at = level * (STOPS.length - 1);
-  const low = Math.min(STOPS.length - 2, Math.floor(at));
-  return STOPS[low].map((c, k) => Math.round(c + (STOPS[low + 1][k] - c) * (at - low)));
-}
 
 function drawGrid(pen, frame) {
   pen.beginPath();

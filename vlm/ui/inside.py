@@ -29,6 +29,7 @@ from vlm.ui.store import Run
 
 SCRIPTS = (
     "nodes.js",
+    "ramp.js",
     "inside_picture.js",
     "inside_tower.js",
     "inside_sequence.js",

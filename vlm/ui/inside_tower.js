@@ -2,7 +2,6 @@
 
 const tower = part(".tower-maps");
 const towerPixels = document.createElement("canvas"); // a pixel for each patch of each map
-const RAMP = [[38, 6, 70], [72, 48, 135], [38, 120, 142], [60, 188, 116], [253, 231, 37]];
 const towerLook = { cell: null }; // layer and head that lie on the picture
 
 function askTower() {
@@ -29,15 +28,9 @@ function paintTower({ layers, heads, levels }) {
     const [map, patch] = [Math.floor(i / side ** 2), i % side ** 2];
     const row = Math.floor(map / heads) * side + Math.floor(patch / side);
     const column = (map % heads) * side + (patch % side);
-    pixels.data.set([...rampOf(level), 255], 4 * (row * towerPixels.width + column));
+    pixels.data.set([...rampAt(level / 255), 255], 4 * (row * towerPixels.width + column));
   });
   pen.putImageData(pixels, 0, 0);
-}
-
-function rampOf(level) {
-  const at = (level / 255) * (RAMP.length - 1);
-  const low = Math.min(RAMP.length - 2, Math.floor(at));
-  return RAMP[low].map((from, i) => Math.round(from + (RAMP[low + 1][i] - from) * (at - low)));
 }
 
 function drawTower() {
@@ -69,7 +62,7 @@ function drawTowerHeat(pen, step) {
   const start = (layer * state.within.heads + head) * side ** 2;
   for (let patch = 0; patch < side ** 2; patch++) {
     const level = state.within.levels[start + patch];
-    pen.fillStyle = `rgba(${rampOf(level)}, ${0.45 + (0.4 * level) / 255})`;
+    pen.fillStyle = `rgba(${rampAt(level / 255)}, ${0.45 + (0.4 * level) / 255})`;
     pen.fillRect((patch % side) * step, Math.floor(patch / side) * step, step, step);
   }
 }

@@ -16,6 +16,7 @@ FOLDER = Path(__file__).parent
 # Parts of one script and one style; what is named first is drawn beneath.
 SCRIPTS = (
     "nodes.js",
+    "ramp.js",
     "maps.js",
     "picture.js",
     "sinks.js",

@@ -162,6 +162,9 @@ def test_who_wants_no_motion_gets_none(still):
     still.wait_for_selector("#scope .chip[data-key=a3]", timeout=QUICK)
     moving = "document.getAnimations().filter((each) => each.playState === 'running')"
     assert still.evaluate(f"{moving}.map((each) => each.animationName)") == []
+    ready = """[...document.querySelectorAll("*")].filter(
+      (each) => getComputedStyle(each).transitionDuration !== "0s").length"""
+    assert still.evaluate(ready) == 0  # one that would move when something changes
     still.keyboard.press("Escape")
     expect(still.locator("#scope [data-phase=stopped]")).to_be_visible(timeout=PATIENT)
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from vlm.engine import Candidate, Step
-from vlm.tap import Layout, Tap
+from vlm.tap import Layout, Tap, Weights
 
 # name -> x1, y1, x2, y2 in shares of the picture
 THINGS = {
@@ -194,11 +194,12 @@ class FakeEngine:
             tap.attention("decoder", layer, self._weights(layer, places, keys))
 
     def _weights(self, layer: int, places: list[tuple[float, float]], keys: int):
-        def weights(rows: slice) -> torch.Tensor:
+        def rule(_q: torch.Tensor, _k: torch.Tensor, rows: slice) -> torch.Tensor:
             picked = [self._row(layer, place, keys) for place in places[rows]]
             return torch.stack(picked, dim=1)[None]
 
-        return weights
+        q, k = (torch.empty(1, 1, count, 0) for count in (len(places), keys))
+        return Weights(rule, q, k)
 
     def _row(self, layer: int, place: tuple[float, float], keys: int) -> torch.Tensor:
         """One query's attention, [heads, keys]: the place, and evenly over the text."""

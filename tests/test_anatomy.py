@@ -130,7 +130,7 @@ class Looks(Tap):
 def seen(engine: vlm.Engine, answer: str) -> dict[int, np.ndarray]:
     """What each layer looked at in one pass, bool [T, S]."""
     looks = Looks()
-    engine.score(picture(), "detect cat", answer, tap=looks)
+    engine.logits(picture(), "detect cat", answer, tap=looks)
     return {layer: (most > 0).numpy() for layer, most in looks.layers.items()}
 
 

@@ -12,7 +12,7 @@ import torch
 from engines import Pair, picture
 
 import vlm
-from vlm.features import Features
+from vlm.kept import Kept
 from vlm.samplers import Sampler
 
 PROMPT = "detect cat ; dog"
@@ -142,12 +142,12 @@ def test_the_text_of_the_steps_is_the_answer(both: Pair) -> None:
 def test_closing_a_stream_frees_its_cache(pairs, monkeypatch) -> None:
     alive: list[weakref.ref] = []
 
-    class Watched(vlm.engine.KVCache):
+    class Watched(vlm.cache.KVCache):
         def __init__(self, *args):
             super().__init__(*args)
             alive.append(weakref.ref(self))
 
-    monkeypatch.setattr(vlm.engine, "KVCache", Watched)
+    monkeypatch.setattr(vlm.cache, "KVCache", Watched)
     stream = pairs["gemma"].engine.stream(picture(), PROMPT, stop=())
     next(stream)
     assert alive[0]() is not None
@@ -172,7 +172,7 @@ def test_the_tower_looks_once_per_image_content(pairs, monkeypatch) -> None:
 
 
 def test_kept_features_are_bounded_in_bytes() -> None:
-    kept = Features(limit=100)
+    kept = Kept(limit=100)
     for name in "abc":
         kept.put(name, torch.zeros(10))  # 40 bytes
         kept.get("a")

@@ -125,7 +125,7 @@ def test_the_cache_has_the_size_of_a_real_one(tiny, monkeypatch):
             super().__init__(*arguments)
             caches.append(self)
 
-    monkeypatch.setattr("vlm.engine.KVCache", Seen)
+    monkeypatch.setattr("vlm.cache.KVCache", Seen)
     value = inside.shown(tiny, str(PENGUINS), "detect cat", None)
     next(tiny.stream(Image.open(PENGUINS), "detect cat", max_tokens=512, stop=()))
     now, most = value["cache"]

@@ -13,12 +13,13 @@ ROOT = Path(__file__).parent.parent
 
 # From the ground up. A folder is one name, and its files may import each other.
 FLOORS = (
-    "cache config edit features layers tap",
+    "cache config edit kept layers tap",
     "gemma siglip",
     "paligemma",
     "hub image masks samplers tokenizer",
     "caption weights",
-    "checkpoint graphs grounding quantize trace",
+    "checkpoint graphs grounding prefix quantize trace",
+    "answer",
     "engine pair_checkpoint",
     "anatomy contrastive probes",
     "vlm",  # the door: `import vlm`

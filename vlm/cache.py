@@ -52,6 +52,19 @@ class KVCache:
         self.values[layer][:, :, start:end] = v
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
+    def copy(self, capacity: int) -> KVCache:
+        """The same positions in a cache of another capacity.
+
+        Raises:
+            ValueError: they do not fit.
+        """
+        other = KVCache(len(self.keys), capacity)
+        other.note(self.prefix[:, : self.length], self.valid[:, : self.length])
+        for layer, (k, v) in enumerate(zip(self.keys, self.values)):
+            other.extend(layer, k[:, :, : self.length], v[:, :, : self.length])
+        other.advance(self.length)
+        return other
+
     def advance(self, count: int) -> None:
         """Called once all layers have appended their `count` positions."""
         self.length += count

@@ -13,32 +13,32 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from vlm import checkpoint
+from vlm.answer import Answer, Candidate, Step, Timing
 from vlm.cache import KVCache
 from vlm.edit import LEAVE, Edit
-from vlm.features import Features
-from vlm.grounding import Object, objects
+from vlm.grounding import objects
 from vlm.image import image_key, pixels
+from vlm.kept import Kept
 from vlm.masks import FILE as MASKS
 from vlm.masks import Masks
 from vlm.paligemma import PaliGemma
+from vlm.prefix import Prefix, PrefixAttention, prefix_bytes
 from vlm.samplers import Sampler, greedy
 from vlm.tap import LOOK_AWAY, Layout, Tap, Taps
 from vlm.tokenizer import Tokenizer
 from vlm.trace import ImageShare
 
 CANDIDATES = 5
-KEPT_FEATURES = 256 << 20  # bytes
+KEPT_FEATURES = KEPT_PREFIXES = 256 << 20  # bytes
 
 
 def load(
@@ -96,7 +96,8 @@ class Engine:
         self.config = model.config
         self.name = name
         self.masks = masks
-        self.features = Features(KEPT_FEATURES)
+        self.features = Kept(KEPT_FEATURES)
+        self.prefixes = Kept(KEPT_PREFIXES)
 
     @property
     def device(self) -> torch.device:
@@ -245,8 +246,9 @@ class Engine:
             features = self._features(images, tap)
         text = layout.prompt + layout.forced
         with torch.set_grad_enabled(features.requires_grad):
-            row = self._prefill(ids, layout, features, last=text, tap=tap, edit=edit)
-        return row[0]
+            # All of the states, as a tap or an edit may be about any of them.
+            states = self._prefill(ids, layout, features, tap=tap, edit=edit)
+            return self.model.decoder.logits(states[:, -text:])[0]
 
     def ids(self, prompt: str, answer: str | Sequence[int] = "") -> list[int]:
         """Exactly the ids that the model sees behind the image tokens."""
@@ -258,9 +260,41 @@ class Engine:
     def _prefill(
         self, ids: list[int], layout: Layout, features: Tensor, **how: Any
     ) -> Tensor:
+        """States [1, T, D] of one pass from the first image token on."""
         row = torch.tensor([ids], device=self.device)
         prefix = torch.arange(len(ids), device=self.device)[None] < layout.prefix
-        return self.model(row, features, prefix=prefix, **how)
+        return self.model.states(row, features, prefix=prefix, **how)
+
+    @torch.no_grad()
+    def _prefix(
+        self, images: Sequence[Image.Image], ids: list[int], layout: Layout, tap: Tap
+    ) -> Prefix:
+        """Image and prompt, read now or for an earlier question that was the same."""
+        key = (*map(image_key, images), *ids)
+        replayed = tap.attention_only and "vision" not in tap.towers
+        kept = self.prefixes.get(key) if replayed else None
+        if kept is not None:
+            kept.show(tap)
+            return kept
+        features = self._features(images, tap)
+        decoder = self.config.decoder
+        size = prefix_bytes(decoder, len(ids), features.element_size())
+        worth = size <= self.prefixes.limit
+        attention = PrefixAttention()
+        cache = KVCache(decoder.depth, len(ids))
+        states = self._prefill(
+            ids,
+            layout,
+            features,
+            cache=cache,
+            tap=Taps(attention, tap) if worth else tap,
+            last=1 if tap.attention_only else 0,
+        )
+        logits = self.model.decoder.logits(states[:, -1:])[0, -1]
+        read = Prefix(cache, logits, tuple(attention.layers))
+        if worth:
+            self.prefixes.put(key, read)
+        return read
 
     def _stream(
         self,
@@ -274,38 +308,38 @@ class Engine:
         echo: bool,
     ) -> Iterator[Step]:
         ids, layout = self._sequence(len(images), prompt, answer)
-        cache = KVCache(self.config.decoder.depth, len(ids) + max_tokens)
         share = ImageShare()
         tap = share if tap is None else Taps(share, tap)
         tap.layout(layout)
         pick = sampler.start()
         text = self.tokenizer.stream()
-        rows = layout.forced + 1 if echo else 1
-        features = self._features(images, tap)
-        with torch.no_grad():
-            known = self._prefill(
-                ids, layout, features, last=rows, cache=cache, tap=tap
-            )[0]
-        shares = share.take()
-        if echo:
-            start = ids[len(ids) - layout.forced :]
-            for index, token in enumerate(start):
-                row = known[index], shares[index]
-                yield self._step(index, token, text.add(token), *row)
-        logits, seen = known[-1], shares[-1]
+        prefix = self._prefix(images, ids[: layout.prefix], layout, tap)
+        cache = prefix.cache.copy(len(ids) + max_tokens)
+        logits, (seen,) = prefix.logits, share.take()
+        if forced := ids[layout.prefix :]:
+            rows = self._decode(forced, cache, tap, last=0 if echo else 1)
+            shares = share.take()
+            if echo:
+                known = zip(forced, [logits, *rows], [seen, *shares])
+                for index, (token, *row) in enumerate(known):
+                    yield self._step(index, token, text.add(token), *row)
+            logits, seen = rows[-1], shares[-1]
         for index in range(layout.forced, layout.forced + max_tokens):
             token = pick(logits)
             if token in ends:
                 return
             yield self._step(index, token, text.add(token), logits, seen)
             if index + 1 < layout.forced + max_tokens:
-                logits = self._decode(token, cache, tap)
+                logits = self._decode([token], cache, tap)[-1]
                 (seen,) = share.take()
 
     @torch.no_grad()
-    def _decode(self, token: int, cache: KVCache, tap: Tap) -> Tensor:
-        ids = torch.tensor([[token]], device=self.device)
-        return self.model(ids, cache=cache, tap=tap, last=1)[0, -1]
+    def _decode(
+        self, tokens: list[int], cache: KVCache, tap: Tap, last: int = 0
+    ) -> Tensor:
+        """Logits [T, V] behind the last of those tokens, or behind all of them."""
+        ids = torch.tensor([tokens], device=self.device)
+        return self.model(ids, cache=cache, tap=tap, last=last)[0]
 
     @torch.no_grad()
     def _step(
@@ -364,57 +398,3 @@ class Engine:
                 "give a PIL image, such as Image.open('cat.jpg'), or a list of them"
             )
         return images
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A token that could have stood here, and the model's probability of it."""
-
-    token: int
-    text: str
-    probability: float
-
-
-@dataclass(frozen=True)
-class Step:
-    """One token of an answer.
-
-    Attributes:
-        index: position in the answer, a forced start included.
-        text: whole characters only; a token that ends inside one has less or none.
-        probability: the model's own, before temperature, final soft-cap applied.
-        candidates: the most probable tokens, best first.
-        image_share: of the attention that led here, how much lay on the image; mean
-            over layers and heads.
-        loc, seg: bin 0..1023 or mask code 0..127, for a token that is one.
-        bin_probability: of a loc token among the 1024 of them.
-        bins: float32 [1024], the probabilities of all of them; of a loc token only.
-    """
-
-    index: int
-    token: int
-    text: str
-    probability: float
-    candidates: tuple[Candidate, ...]
-    image_share: float
-    loc: int | None = None
-    seg: int | None = None
-    bin_probability: float | None = None
-    bins: np.ndarray | None = field(default=None, compare=False, repr=False)
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds to the first token and in all, and the number of tokens."""
-
-    first_token: float
-    total: float
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Answer:
-    text: str
-    steps: tuple[Step, ...]
-    objects: tuple[Object, ...]
-    timing: Timing

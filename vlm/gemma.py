@@ -61,6 +61,7 @@ class Gemma(nn.Module):
         cache: KVCache | None = None,
         tap: Tap = LOOK_AWAY,
         edit: Edit = LEAVE,
+        last: int = 0,
     ) -> Tensor:
         """States after the last norm, [B, T, D].
 
@@ -69,7 +70,10 @@ class Gemma(nn.Module):
             positions: [B, T].
             masks: for each window that a layer has, bool [B, 1, T, S].
             cache: appended to; None computes over x alone.
+            last: so many last positions come out, and the others are left behind the
+                last layer's attention, where nobody reads them any more; 0 for all.
         """
+        count = x.shape[1]
         turn = rope(positions, self.config.head_size, self.config.rope_base)
         x = edit.residual(-1, x)
         for layer, block in enumerate(self.blocks):
@@ -77,10 +81,12 @@ class Gemma(nn.Module):
             mask = edit.mask(layer, masks[block.window])
             show = partial(tap.attention, "decoder", layer)
             pass_on = partial(_heads, layer, tap, edit)
-            x = edit.residual(layer, block(x, turn, mask, keep, show, pass_on))
+            rows = last if layer == len(self.blocks) - 1 else 0
+            x = block(x, turn, mask, keep, show, pass_on, rows)
+            x = edit.residual(layer, x)
             tap.residual("decoder", layer, x)
         if cache is not None:
-            cache.advance(x.shape[1])
+            cache.advance(count)
         return self.norm(x)
 
     def logits(self, x: Tensor) -> Tensor:
@@ -105,9 +111,11 @@ class Block(nn.Module):
         self.mlp = GatedMLP(config.width, config.mlp_width)
         self.mlp_post_norm = norm() if config.post_norms else nn.Identity()
 
-    def forward(self, x: Tensor, turn, mask: Tensor, keep, show, pass_on) -> Tensor:
+    def forward(
+        self, x: Tensor, turn, mask: Tensor, keep, show, pass_on, last: int
+    ) -> Tensor:
         seen = self.attention(self.attention_norm(x), turn, mask, keep, show, pass_on)
-        x = x + self.attention_post_norm(seen)
+        x = (x + self.attention_post_norm(seen))[:, -last:]
         return x + self.mlp_post_norm(self.mlp(self.mlp_norm(x)))
 
 
@@ -141,7 +149,7 @@ class Attention(nn.Module):
         q = rotate(q, turn)
         k, v = keep(rotate(k, turn), v)  # [B, K, S, H]
         rule = {"mask": mask, "scale": self.scale, "softcap": self.softcap}
-        show(partial(attention_weights, q, k, **rule))
+        show(Weights(partial(attention_weights, **rule), q, k))
         heads = pass_on(v, attention(q, k, v, **rule))
         return self.out(heads.transpose(1, 2).flatten(2))
 

@@ -51,15 +51,9 @@ class PaliGemma(nn.Module):
             )
         return x.masked_scatter(places[..., None].to(x.device), features.to(x))
 
-    def forward(
-        self, ids: Tensor, features: Tensor | None = None, *, last: int = 0, **how
-    ) -> Tensor:
-        """float32 logits [B, T, V] over ids [B, T]; arguments as those of `states`.
-
-        Args:
-            last: read the vocabulary for so many last positions only; 0 for all.
-        """
-        return self.decoder.logits(self.states(ids, features, **how)[:, -last:])
+    def forward(self, ids: Tensor, features: Tensor | None = None, **how) -> Tensor:
+        """float32 logits [B, T, V] over ids [B, T]; arguments as those of `states`."""
+        return self.decoder.logits(self.states(ids, features, **how))
 
     def states(
         self,
@@ -71,6 +65,7 @@ class PaliGemma(nn.Module):
         cache: KVCache | None = None,
         tap: Tap = LOOK_AWAY,
         edit: Edit = LEAVE,
+        last: int = 0,
     ) -> Tensor:
         """Last states [B, T, D] over ids [B, T] that follow what the cache holds.
 
@@ -78,6 +73,8 @@ class PaliGemma(nn.Module):
             features: from `look`, for the `<image>` tokens among the ids.
             prefix: bool [B, T], True for image and prompt; None: all is answer.
             valid: bool [B, T], False for padding; None: there is none.
+            last: so many last positions only; 0 for all. A tap and an edit are then
+                shown no others of the last layer's residual stream.
         """
         prefix = torch.zeros_like(ids, dtype=torch.bool) if prefix is None else prefix
         valid = torch.ones_like(prefix) if valid is None else valid
@@ -90,9 +87,8 @@ class PaliGemma(nn.Module):
             for window in set(self.config.decoder.windows)
         }
         x = self.embed(ids, features)
-        return self.decoder(
-            x, positions=positions, masks=masks, cache=cache, tap=tap, edit=edit
-        )
+        how = {"cache": cache, "tap": tap, "edit": edit, "last": last}
+        return self.decoder(x, positions=positions, masks=masks, **how)
 
 
 def prefix_mask(

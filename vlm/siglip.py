@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from vlm.config import EncoderConfig, PairConfig, TextConfig, VisionConfig
 from vlm.layers import MLP, attention, attention_weights
-from vlm.tap import LOOK_AWAY, Tap
+from vlm.tap import LOOK_AWAY, Tap, Weights
 
 
 class PairModel(nn.Module):
@@ -88,7 +88,7 @@ class AttentionPool(nn.Module):
             for states, *part in parts
         )
         rule = {"mask": None, "scale": self.scale}
-        tap.attention("pool", 0, partial(attention_weights, q, k, **rule))
+        tap.attention("pool", 0, Weights(partial(attention_weights, **rule), q, k))
         x = self.out(attention(q, k, v, **rule).transpose(1, 2).flatten(1))
         return x + self.mlp(self.norm(x))
 
@@ -159,5 +159,5 @@ class EncoderAttention(nn.Module):
             for part in (self.q, self.k, self.v)
         )
         rule = {"mask": None, "scale": self.scale}
-        show(partial(attention_weights, q, k, **rule))
+        show(Weights(partial(attention_weights, **rule), q, k))
         return self.out(attention(q, k, v, **rule).transpose(1, 2).flatten(2))

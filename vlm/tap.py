@@ -12,9 +12,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-# rows -> float32 [B, N, rows, S]; nothing is computed before it is called.
-Weights = Callable[[slice], Tensor]
-
 
 class Tap:
     """Looks away. Subclass it and override what you want to see.
@@ -22,19 +19,18 @@ class Tap:
     Attributes:
         towers: whose passes this tap is to be shown. Image features are kept between
             requests; with "vision" among the towers the image is looked at again.
+        attention_only: whether attention is all that it looks at. The attention of a
+            prefix is kept between requests; for the rest the pass is made again.
     """
 
     towers: tuple[str, ...] = ("decoder",)
+    attention_only: bool = False
 
     def layout(self, layout: Layout) -> None:
         """How the coming sequence is laid out. Told once, before the first pass."""
 
     def attention(self, tower: str, layer: int, weights: Weights) -> None:
-        """Attention of one layer of `tower` ("vision" or "decoder").
-
-        `weights(rows)` gives the probabilities of those query rows, float32
-        [B, N, rows, S]: the very numbers that are multiplied with the values.
-        """
+        """Attention of one layer of `tower` ("vision" or "decoder")."""
 
     def heads(self, tower: str, layer: int, values: Tensor, out: Tensor) -> None:
         """What the heads of a layer read and give, before they are mixed.
@@ -53,6 +49,7 @@ class Taps(Tap):
     def __init__(self, *taps: Tap) -> None:
         self.taps = taps
         self.towers = tuple({tower for tap in taps for tower in tap.towers})
+        self.attention_only = all(tap.attention_only for tap in taps)
 
     def layout(self, layout: Layout) -> None:
         for tap in self.taps:
@@ -69,6 +66,31 @@ class Taps(Tap):
     def residual(self, tower: str, layer: int, x: Tensor) -> None:
         for tap in self.taps:
             tap.residual(tower, layer, x)
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Attention probabilities of one layer in one pass, computed when asked for.
+
+    `weights(rows)` gives those of some query rows, float32 [B, N, rows, S]: the very
+    numbers that are multiplied with the values.
+
+    Attributes:
+        rule: q, k and rows to probabilities.
+        q: [B, N, T, H], the queries of the pass.
+        k: [B, K, S, H], all keys so far.
+    """
+
+    rule: Callable[[Tensor, Tensor, slice], Tensor]
+    q: Tensor
+    k: Tensor
+
+    def __call__(self, rows: slice) -> Tensor:
+        return self.rule(self.q, self.k, rows)
+
+    def behind(self, prefix: int) -> int:
+        """How many of the last rows lead to answer tokens, behind such a prefix."""
+        return min(self.q.shape[2], self.k.shape[2] - prefix + 1)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ class Trace(Tap):
         where: the layout of the request's sequence.
     """
 
+    attention_only = True
+
     def __init__(
         self,
         layers: Sequence[int] | None = None,
@@ -60,16 +62,14 @@ class Trace(Tap):
             return
         if tower == "decoder" and layer not in self.layers:
             return
-        first = (tower, layer) not in self.passes
-        if first:
-            self.passes[tower, layer] = weights
+        self.passes.setdefault((tower, layer), weights)
         if tower == "decoder":
-            count = 1 + self.where.forced if first else 1
+            count = weights.behind(self.where.prefix)
             kept = weights(slice(-count, None))[0]  # [N, count, S]
             end = kept.shape[-1] - self.where.prefix
             for i in range(count):
                 index = end - count + 1 + i
-                # A row of a forced start sees nothing behind itself.
+                # In a pass over several of them, a row sees nothing behind itself.
                 row = kept[:, i, : self.where.prefix + index]
                 self.rows.setdefault(index, {})[layer] = row
 
@@ -107,19 +107,20 @@ class Trace(Tap):
 class ImageShare(Tap):
     """Of the attention of each row that leads to a token, the part on the image."""
 
+    attention_only = True
+
     def layout(self, layout: Layout) -> None:
-        self.image = layout.image
-        self.rows = 1 + layout.forced
+        self.where = layout
         self.shares: list[Tensor] = []
 
     def attention(self, tower: str, layer: int, weights: Weights) -> None:
         if tower == "decoder":
-            rows = weights(slice(-self.rows, None))[0]  # [N, rows, S]
-            self.shares.append(rows[..., : self.image].sum(-1).mean(0).cpu())
+            count = weights.behind(self.where.prefix)
+            rows = weights(slice(-count, None))[0]  # [N, count, S]
+            self.shares.append(rows[..., : self.where.image].sum(-1).mean(0).cpu())
 
     def take(self) -> list[float]:
         """Of the last pass, the mean over layers and heads for each of its rows."""
         shares = torch.stack(self.shares).mean(0).tolist()
         self.shares.clear()
-        self.rows = 1
         return shares

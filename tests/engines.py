@@ -18,7 +18,7 @@ from transformers.models.siglip.image_processing_pil_siglip import (
 import vlm
 from vlm.tiny.vocabulary import train_vocabulary
 
-PIECES = 2228
+PIECES = 2213
 
 
 @dataclass(frozen=True)

@@ -276,7 +276,7 @@ def test_a_box_is_worked_out_edge_by_edge():
 def test_what_is_missing_is_told_and_the_model_is_shown(tiny, path, prompt, words):
     value = inside.shown(tiny, path, prompt, None)
     assert words in value["notice"]
-    assert value["facts"]["parameters"] == "4,030,080"
+    assert value["facts"]["parameters"] == "4,027,200"
     assert "tokens" not in value
 
 
@@ -384,7 +384,7 @@ def test_without_a_picture_the_tab_says_what_to_do_and_recovers(page):
     expect(page.locator("#scope .invite")).to_be_visible()
     look_inside(page)
     expect(page.locator("#inside .notice")).to_contain_text("Choose a picture first")
-    assert fact(page, "parameters") == "4,030,080"
+    assert fact(page, "parameters") == "4,027,200"
     page.get_by_role("tab", name="Probe").click()
     page.locator("#picture input[type=file]").set_input_files(PICTURE)
     page.wait_for_selector("#picture img[src*=meadow]", timeout=QUICK)

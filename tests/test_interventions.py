@@ -265,7 +265,7 @@ def expected_score(
     def score(layer: int, places: list[int]) -> float:
         logits = oracle.restored(corrupt.image, layer, places, streams[layer])
         good, bad, now = (float(x[token] - x[other]) for x in (best, worst, logits))
-        assert abs(good - bad) > 1e-2
+        assert abs(good - bad) > 2e-3  # float32 is some 1e-5 off
         return (now - bad) / abs(good - bad)
 
     return score
@@ -451,9 +451,9 @@ FISH[5:8, 3:6] = True
 
 
 def test_a_covered_fish_is_no_longer_found(fish: Asked):
-    fall = covered(fish, 4, FISH)
-    assert fall > 0.2
-    assert fall > 20 * abs(covered(fish, 4, FISH.flip(0, 1)))
+    fall = covered(fish, 0, FISH)
+    assert fall > 2
+    assert fall > 20 * abs(covered(fish, 0, FISH.flip(0, 1)))
     heat = occlusion(fish, 0)
     assert FISH.flatten()[heat.argmax()]
     assert float(heat[FISH].mean()) > 10 * float(heat[~FISH].abs().mean())

@@ -27,18 +27,14 @@ car | ein rotes Auto | das Auto | vom Auto | zwei Autos
 boat | ein rotes Boot | das Boot | vom Boot | zwei Boote
 house | ein rotes Haus | das Haus | vom Haus | zwei Häuser
 ball | ein roter Ball | der Ball | vom Ball | zwei Bälle
-rabbit | ein rotes Kaninchen | das Kaninchen | vom Kaninchen | zwei Kaninchen
 elephant | ein roter Elefant | der Elefant | vom Elefanten | zwei Elefanten
 butterfly | ein roter Schmetterling | der Schmetterling | vom Schmetterling | \
 zwei Schmetterlinge
 snail | eine rote Schnecke | die Schnecke | von der Schnecke | zwei Schnecken
 bus | ein roter Bus | der Bus | vom Bus | zwei Busse
-airplane | ein rotes Flugzeug | das Flugzeug | vom Flugzeug | zwei Flugzeuge
 rocket | eine rote Rakete | die Rakete | von der Rakete | zwei Raketen
 star | ein roter Stern | der Stern | vom Stern | zwei Sterne
 heart | ein rotes Herz | das Herz | vom Herzen | zwei Herzen
-umbrella | ein roter Schirm | der Schirm | vom Schirm | zwei Schirme
-balloon | ein roter Ballon | der Ballon | vom Ballon | zwei Ballons
 cake | ein roter Kuchen | der Kuchen | vom Kuchen | zwei Kuchen
 """
 ROWS = [line.split(" | ") for line in TABLE.strip().splitlines()]
@@ -110,16 +106,16 @@ def test_more_things_than_there_are_words_for_are_refused():
 
 
 def test_kinds_are_found_in_any_form_and_language():
-    assert keywords("two cats, an airplane and zwei Bälle") == {
+    assert keywords("two cats, an apple and zwei Bälle") == {
         "cat",
-        "airplane",
+        "apple",
         "ball",
     }
-    assert keywords("Ballons") == {"balloon"}
+    assert keywords("Busse") == {"bus"}
     assert keywords(" Katze", GERMAN) == {"cat"} and not keywords(" Katze", ENGLISH)
     assert keywords("vom Elefanten") == {"elephant"}
     assert not keywords("hundert Autobahnen catalog")
     assert forms("cat") == ("cat", "cats", "Katze", "Katzen")
-    assert forms("rabbit") == ("rabbit", "rabbits", "Kaninchen")
+    assert forms("fish") == ("fish", "Fisch", "Fische")
     for kind in KINDS:
         assert all(keywords(form) == {kind} for form in forms(kind))

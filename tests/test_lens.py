@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from engines import Pair, picture
+from engines import PIECES, Pair, picture
 from PIL import Image
 from torch import Tensor
 
@@ -18,9 +18,10 @@ from vlm.probes.lens import logit_lens, patch_lens
 from vlm.probes.tam import rank_gaussian, token_activation
 
 PROMPT = "detect cat ; dog"
+SIZE = PIECES + 7  # of the vocabulary
 # The third token is a word of the prompt, the fourth is the first again.
-ANSWER = "<loc0593><loc0918> dog<loc0593>"
-BEFORE = {0: "", 2: "<loc0593><loc0918>", 3: "<loc0593><loc0918> dog"}
+ANSWER = "<loc0593><loc0918> cat<loc0593>"
+BEFORE = {0: "", 2: "<loc0593><loc0918>", 3: "<loc0593><loc0918> cat"}
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,10 @@ def test_logits_are_read_in_chunks_of_the_layers_asked_for(both: Pair, monkeypat
     [
         (lambda asked: logit_lens(asked, 4), "token 4 of 4"),
         (lambda asked: logit_lens(asked, 0, position=99), "position 99 of"),
-        (lambda asked: logit_lens(asked, 0, top=0), "top 0 of 2235"),
+        (lambda asked: logit_lens(asked, 0, top=0), f"top 0 of {SIZE}"),
         (lambda asked: patch_lens(asked, -1), "token -1 of 4"),
         (lambda asked: patch_lens(asked, 0, layers=[4]), r"layers \[4\] of 4"),
-        (lambda asked: patch_lens(asked, 0, token=2235), "2235 is none of the 2235"),
+        (lambda asked: patch_lens(asked, 0, token=SIZE), f"{SIZE} is none of"),
         (lambda asked: token_activation(asked, 4), "token 4 of 4"),
     ],
 )

@@ -46,17 +46,13 @@ car Auto Autos
 boat Boot Boote
 house Haus Häuser
 ball Ball Bälle
-rabbit Kaninchen
 elephant Elefant Elefanten
 butterfly Schmetterling Schmetterlinge
 snail Schnecke Schnecken
 bus Bus Busse
-airplane Flugzeug Flugzeuge
 rocket Rakete Raketen
 star Stern Sterne
 heart Herz Herzen
-umbrella Schirm Schirme
-balloon Ballon Ballons
 cake Kuchen
 """.strip().splitlines()
 ]
@@ -99,7 +95,7 @@ FORMS = {
 }
 YES_NO = {"en": ("yes", "no"), "de": ("ja", "nein")}
 # Drawings whose colour a person would not name.
-PIED = "airplane banana bus butterfly cake penguin pizza rocket snail".split()
+PIED = "banana bus butterfly cake penguin pizza rocket snail".split()
 
 
 def codes_of(mask: np.ndarray) -> list[int]:
@@ -408,7 +404,7 @@ def test_judge_accepts_a_made_up_question_exactly_if_its_answer_is_right(
     texts = [
         language.phrase(form, kind)
         for form in ("exists", "count", "color", "where")
-        for kind in ("cat", "house", "fish", "star", "penguin", "balloon", "elephant")
+        for kind in ("cat", "house", "fish", "star", "penguin", "heart", "elephant")
     ]
     accepted = 0
     for scene in scenes[:60]:

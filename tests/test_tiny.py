@@ -146,11 +146,18 @@ def test_a_sketch_is_a_drawings_lines_on_white(stock: Stock) -> None:
     shape = alpha > 127
     edge = shape & ~(np.roll(shape, 1, 0) & np.roll(shape, -1, 0))
     assert np.median(brightness[edge]) < 60
-    assert stock.look("heart", 0, SKETCH).color == "white"
+
+
+def test_lines_on_paper_have_no_color(stock: Stock) -> None:
+    assert stock.look("heart", 0, SKETCH).color is None
+    styles = [sprite.style for sprite in stock.sprites["heart"]]
+    lines = styles.index("fluent-emoji-high-contrast")
+    assert {stock.look("heart", lines, hue).color for hue in range(HUES)} == {None}
+    assert stock.look("heart", styles.index("noto"), 0).color == "red"
 
 
 def test_a_turned_hue_gives_a_drawing_many_colors(stock: Stock) -> None:
-    colors = {stock.look("balloon", 0, hue).color for hue in range(HUES)}
+    colors = {stock.look("heart", 0, hue).color for hue in range(HUES)}
     assert {"red", "green", "blue"} <= colors
 
 

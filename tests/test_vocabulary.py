@@ -184,7 +184,7 @@ def test_questions_and_answers_fall_into_words_marks_and_locations(
     [
         ("zwei Häuser und ein Haus", ["zwei", " Häuser", " und", " ein", " Haus"]),
         ("Herz, Herzen", ["Herz", ",", " Herzen"]),
-        ("Ball Bälle Ballons balls", ["Ball", " Bälle", " Ballons", " balls"]),
+        ("Ball Bälle Herzballs balls", ["Ball", " Bälle", " Herz", "balls", " balls"]),
         ("bus buses Bus Busse?", ["bus", " buses", " Bus", " Busse", "?"]),
         ("question de oben links", ["question", " de", " oben", " links"]),
         ("eine rote Schildkröte", ["eine", " rote", " Schildkröte"]),
@@ -230,7 +230,7 @@ def test_the_check_notices_a_vocabulary_that_is_not_as_promised(folder, tmp_path
     from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
     good = folder / "tokenizer.model"
-    assert check_vocabulary(good).startswith("1076 pieces, 1152 locations and codes")
+    assert check_vocabulary(good).startswith("1061 pieces, 1152 locations and codes")
     model = ModelProto.FromString(good.read_bytes())
     next(p for p in model.pieces if p.piece == f"{SPACE}penguin").piece = "unseen"
     (tmp_path / "bad.model").write_bytes(model.SerializeToString())

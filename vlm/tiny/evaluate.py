@@ -35,7 +35,7 @@ from vlm.tiny.scenes import Stock, compose
 from vlm.tiny.sheet import Cell, draw_sheet
 from vlm.tiny.sprites import ASSETS, load_sprites
 
-SEED = 30_000_001
+SEED = 50_000_017
 SCENES = 1000
 SHOWN = 20  # scenes of the sheet, the first ones
 TEXTS = 20  # that a pair chooses from

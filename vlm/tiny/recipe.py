@@ -19,15 +19,15 @@ QUESTIONS = 4  # about each of them
 # refusing come first; what rests on them follows.
 FIRST = {"detect": 0.42, "exists": 0.4, "caption": 0.1, "segment": 0.08}
 LATER = {
-    "detect": 0.25,
-    "caption": 0.17,
-    "exists": 0.1,
-    "segment": 0.1,
-    "count": 0.08,
-    "color": 0.08,
+    "detect": 0.2,
+    "caption": 0.26,
+    "exists": 0.09,
+    "segment": 0.08,
+    "count": 0.09,
+    "color": 0.12,
     "where": 0.05,
-    "beside": 0.05,
-    "larger": 0.05,
+    "beside": 0.02,
+    "larger": 0.02,
     "region": 0.03,
     "describe": 0.03,
     "question": 0.01,

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 
 from vlm.tiny.backgrounds import PIXELS as GROUND
 from vlm.tiny.backgrounds import make_backgrounds
-from vlm.tiny.sprites import ASSETS, Sprite, load_sprites
+from vlm.tiny.sprites import ASSETS, OUTLINES, Sprite, load_sprites
 
 COUNTS = (0.03, 0.23, 0.26, 0.22, 0.13, 0.08, 0.05)  # chances of 0, 1 .. 6 things
 REPEAT = 0.3  # chance that a further thing is of a kind already there
@@ -39,7 +39,7 @@ WEATHER = 0.3  # share of scenes in another light
 # A car may be of any colour; a banana or a cat may not.
 COLORABLE = {
     *("ball", "boat", "car", "cup", "fish", "flower", "house", "mushroom"),
-    *("butterfly", "bus", "star", "heart", "umbrella", "balloon"),
+    *("butterfly", "bus", "star", "heart"),
 }
 COLORS = (
     *("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown"),
@@ -247,6 +247,9 @@ def _make_look(sprite: Sprite, hue: int) -> Look:
         image = _sketch(image)
     elif hue:
         image = _turn_hue(sprite, hue)
+    # Lines on paper: whether they are black or white is nothing that one would ask.
+    lines = hue == SKETCH or sprite.style in OUTLINES
+    color = None if lines else name_color(image)
     levels = []
     for longest in LEVELS:
         scale = longest / max(image.size)
@@ -255,7 +258,7 @@ def _make_look(sprite: Sprite, hue: int) -> Look:
         level = Image.new("RGBA", (width + 2, height + 2))
         level.paste(image.resize((width, height), Image.Resampling.LANCZOS), (1, 1))
         levels.append(level.convert("RGBa"))
-    return Look(sprite.style, name_color(image), tuple(levels))
+    return Look(sprite.style, color, tuple(levels))
 
 
 def _sketch(image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Drawings of twenty-eight kinds of things, in several styles.
+"""Drawings of twenty-four kinds of things, in several styles.
 
 The embedded checkpoint learns from scenes made of these drawings.  They are kept
 as one picture per style (`<style>.webp`, with alpha) and one `sprites.json` which
@@ -48,17 +48,13 @@ DRAWINGS = {
     "boat": ("sailboat",),
     "house": ("house",),
     "ball": ("soccer-ball", "basketball"),
-    "rabbit": ("rabbit",),
     "elephant": ("elephant",),
     "butterfly": ("butterfly",),
     "snail": ("snail",),
     "bus": ("bus",),
-    "airplane": ("airplane",),
     "rocket": ("rocket",),
     "star": ("star",),
     "heart": ("red-heart",),
-    "umbrella": ("umbrella",),
-    "balloon": ("balloon",),
     "cake": ("birthday-cake",),
 }
 # Where a style has other names, or its drawing under the usual name differs too much.
@@ -75,10 +71,8 @@ EXCEPTIONS = {
     ("fxemoji", "cup"): ("hotbeverage",),
     ("fxemoji", "house"): ("housebuilding",),
     ("fxemoji", "ball"): ("soccerball", "tennisball"),
-    ("fxemoji", "rabbit"): (),  # it has a face only
     ("fxemoji", "butterfly"): (),
     ("fxemoji", "star"): ("whitemediumstar",),  # the usual one has rays
-    ("fxemoji", "umbrella"): ("umbrellawithraindrops",),  # the usual one is closed
     ("fxemoji", "heart"): ("redheart",),
     ("fxemoji", "cake"): ("birthdaycake",),
 }

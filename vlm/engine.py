@@ -127,21 +127,26 @@ class Engine:
         }
 
     @torch.no_grad()
-    def look(self, image: Image.Image, tap: Tap = LOOK_AWAY) -> Tensor:
+    def look(
+        self, image: Image.Image, tap: Tap = LOOK_AWAY, *, keep: bool = True
+    ) -> Tensor:
         """Image features [1, P, D]: vision tower and projector, once per image.
 
         They are kept by the image's content, least recently used first to go. A tap
-        that asks for the vision tower is shown a pass of its own.
+        that asks for the vision tower is shown a pass of its own. Without `keep` it is
+        as if nothing were kept: a picture that is asked about once, out of many, must
+        not push out the others.
         """
         watched = "vision" in tap.towers
-        key = image_key(image)
-        kept = None if watched else self.features.get(key)
+        key = image_key(image) if keep else ""
+        kept = None if watched or not keep else self.features.get(key)
         if kept is None:
             config = self.config.vision
             x = pixels(image, config.image_size, channels=config.channels)
             x = x.to(self.device, self.model.projector.weight.dtype)
             kept = self.model.look(x, tap) if watched else self.model.look(x)
-            self.features.put(key, kept)
+            if keep:
+                self.features.put(key, kept)
         return kept
 
     def stream(
@@ -228,6 +233,7 @@ class Engine:
         features: Tensor | None = None,
         tap: Tap = LOOK_AWAY,
         edit: Edit = LEAVE,
+        keep: bool = True,
     ) -> Tensor:
         """float32 [T, V] of one teacher-forced pass; T is `len(ids(prompt, answer))`.
 
@@ -238,12 +244,13 @@ class Engine:
                 they require gradients, the logits have them.
             tap: shown the pass.
             edit: what is to be done otherwise in it.
+            keep: what is seen in the images, for another question; see `look`.
         """
         images = self._images(image)
         ids, layout = self._sequence(len(images), prompt, answer)
         tap.layout(layout)
         if features is None:
-            features = self._features(images, tap)
+            features = self._features(images, tap, keep)
         text = layout.prompt + layout.forced
         with torch.set_grad_enabled(features.requires_grad):
             # All of the states, as a tap or an edit may be about any of them.
@@ -254,8 +261,11 @@ class Engine:
         """Exactly the ids that the model sees behind the image tokens."""
         return self.tokenizer.text_ids(prompt) + self._answer_ids(answer)
 
-    def _features(self, images: Sequence[Image.Image], tap: Tap) -> Tensor:
-        return torch.cat([self.look(image, tap) for image in images], dim=1)
+    def _features(
+        self, images: Sequence[Image.Image], tap: Tap, keep: bool = True
+    ) -> Tensor:
+        looks = [self.look(image, tap, keep=keep) for image in images]
+        return torch.cat(looks, dim=1)
 
     def _prefill(
         self, ids: list[int], layout: Layout, features: Tensor, **how: Any

@@ -14,7 +14,14 @@ from vlm.probes.attention import (
     relative_attention,
     via_bos,
 )
-from vlm.probes.faithfulness import Curve, deletion, insertion, random_order
+from vlm.probes.faithfulness import (
+    Curve,
+    deleting,
+    deletion,
+    inserting,
+    insertion,
+    random_order,
+)
 from vlm.probes.knockout import Knockout, knockout
 from vlm.probes.lens import Lens, logit_lens, patch_lens
 from vlm.probes.methods import METHODS, Method
@@ -23,9 +30,16 @@ from vlm.probes.patching import Noise, activation_patching
 from vlm.probes.relevancy import gradient_attention, on_image, relevancy
 from vlm.probes.rollout import rollout
 from vlm.probes.sanity import rank_correlation, shuffled
-from vlm.probes.scores import best_head, lift_in_box, mass_in_box, pointing
+from vlm.probes.scores import (
+    best_head,
+    lift_in_box,
+    mass_in_box,
+    patches_in,
+    pointing,
+)
 from vlm.probes.sinks import position_sinks, static_sinks, without_sinks
 from vlm.probes.tam import token_activation
+from vlm.probes.trials import TRIALS, News, Trial
 from vlm.probes.vision import looked_at, patch_attention, vision_attention
 
 __all__ = [
@@ -35,10 +49,12 @@ __all__ = [
     "best_head",
     "covered",
     "Curve",
+    "deleting",
     "deletion",
     "gradient_attention",
     "head_of_largest_variance",
     "image_attention",
+    "inserting",
     "insertion",
     "knockout",
     "Knockout",
@@ -49,12 +65,14 @@ __all__ = [
     "mass_in_box",
     "Method",
     "METHODS",
+    "News",
     "Noise",
     "occluding",
     "occlusion",
     "on_image",
     "patch_attention",
     "patch_lens",
+    "patches_in",
     "pointing",
     "position_sinks",
     "prompt_attention",
@@ -68,6 +86,8 @@ __all__ = [
     "shuffled",
     "static_sinks",
     "token_activation",
+    "Trial",
+    "TRIALS",
     "via_bos",
     "vision_attention",
     "without_sinks",

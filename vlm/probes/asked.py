@@ -33,8 +33,8 @@ class Asked:
     def logits(self, index: int, **how: Any) -> Tensor:
         """float32 [V] at the row that leads to answer token `index`.
 
-        `how` is features, tap and edit, as `Engine.logits` takes them. An index of
-        `len(answer)` is the row behind the answer.
+        `how` is features, tap, edit and keep, as `Engine.logits` takes them. An index
+        of `len(answer)` is the row behind the answer.
 
         Raises:
             ValueError: the answer has no such token.

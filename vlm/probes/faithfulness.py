@@ -7,7 +7,7 @@ every map meets the same holes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -58,8 +58,8 @@ def deletion(
         ValueError: a map off the model's grid, more steps than patches or none, or no
             such token.
     """
-    order, counts = _order(asked, heat), _counts(heat, steps)
-    return _curve(asked, index, counts, (order[:count] for count in counts))
+    *_, curve = deleting(asked, index, heat, steps=steps)
+    return curve
 
 
 def insertion(
@@ -69,8 +69,24 @@ def insertion(
 
     More area is a better map. (The paper starts from a blurred picture.)
     """
+    *_, curve = inserting(asked, index, heat, steps=steps)
+    return curve
+
+
+def deleting(
+    asked: Asked, index: int | Sequence[int], heat: Tensor, *, steps: int = 16
+) -> Iterator[Curve]:
+    """`deletion` point by point: the curve so far."""
     order, counts = _order(asked, heat), _counts(heat, steps)
-    return _curve(asked, index, counts, (order[count:] for count in counts))
+    return _growing(asked, index, counts, (order[:count] for count in counts))
+
+
+def inserting(
+    asked: Asked, index: int | Sequence[int], heat: Tensor, *, steps: int = 16
+) -> Iterator[Curve]:
+    """`insertion` point by point: the curve so far."""
+    order, counts = _order(asked, heat), _counts(heat, steps)
+    return _growing(asked, index, counts, (order[count:] for count in counts))
 
 
 def random_order(grid: int, *, seed: int = 0) -> Tensor:
@@ -93,21 +109,21 @@ def _counts(heat: Tensor, steps: int) -> list[int]:
     return [step * heat.numel() // steps for step in range(steps + 1)]
 
 
-def _curve(
+def _growing(
     asked: Asked,
     index: int | Sequence[int],
     counts: Sequence[int],
     gone: Iterable[Sequence[int]],
-) -> Curve:
-    rgb = to_rgb(asked.image)
-    pictures = (_without(rgb, patches, asked) for patches in gone)
-    return Curve(
-        shares=tuple(count / counts[-1] for count in counts),
-        probabilities=tuple(
-            float(asked.of(picture).log_probability(index).exp())
-            for picture in pictures
-        ),
-    )
+) -> Iterator[Curve]:
+    rgb, curve = to_rgb(asked.image), Curve((), ())
+    for count, patches in zip(counts, gone):
+        picture = _without(rgb, patches, asked)
+        chance = asked.of(picture).log_probability(index, keep=False).exp()
+        curve = Curve(
+            shares=(*curve.shares, count / counts[-1]),
+            probabilities=(*curve.probabilities, float(chance)),
+        )
+        yield curve
 
 
 def _without(image: Image.Image, patches: Iterable[int], asked: Asked) -> Image.Image:

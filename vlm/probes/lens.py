@@ -14,9 +14,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from vlm.edit import Edit
 from vlm.gemma import Gemma
 from vlm.probes.asked import Asked
-from vlm.tap import Tap
 
 CHUNK = 64 << 20  # bytes of float32 logits at a time
 
@@ -43,7 +43,12 @@ class Lens:
 
 
 def logit_lens(
-    asked: Asked, index: int, *, top: int = 5, position: int | None = None
+    asked: Asked,
+    index: int,
+    *,
+    top: int = 5,
+    position: int | None = None,
+    embedding: bool = False,
 ) -> Lens:
     """What every layer would say where answer token `index` was chosen.
 
@@ -54,6 +59,7 @@ def logit_lens(
         top: so many of the most probable tokens.
         position: of the sequence of image, prompt and answer before the token; None
             for the last, whose row led to the token.
+        embedding: read what goes into the first layer as well, as layer -1.
     Raises:
         ValueError: the answer has no such token, or the sequence no such position.
     """
@@ -63,8 +69,9 @@ def logit_lens(
     if not 0 <= position < length:
         raise ValueError(f"position {position} of {length} was asked for")
     rows = slice(position, position + 1)
-    reader = _Reader(asked, rows, range(where.layers), top, asked.token(index))
-    asked.logits(index, tap=reader)
+    layers = range(-1 if embedding else 0, where.layers)
+    reader = _Reader(asked, rows, layers, top, asked.token(index))
+    asked.logits(index, edit=reader)
     return Lens(reader.layers, reader.token, *(part[:, 0] for part in reader.parts()))
 
 
@@ -95,7 +102,7 @@ def patch_lens(
     chosen = chosen_layers(layers, where.layers)
     token = asked.token(index) if token is None else token
     reader = _Reader(asked, slice(0, where.image), chosen, top, token)
-    asked.logits(index, tap=reader)
+    asked.logits(index, edit=reader)
     grid = (where.grid, where.grid)
     return Lens(chosen, token, *(part.unflatten(1, grid) for part in reader.parts()))
 
@@ -123,8 +130,11 @@ def chosen_layers(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
     return tuple(sorted({layer % depth for layer in layers}))
 
 
-class _Reader(Tap):
-    """Reads some rows of some layers as they pass by."""
+class _Reader(Edit):
+    """Reads some rows of some layers as they pass by, and leaves them as they are.
+
+    An edit and no tap, for a tap is not shown the embedding.
+    """
 
     def __init__(
         self, asked: Asked, rows: slice, layers: Sequence[int], top: int, token: int
@@ -141,10 +151,11 @@ class _Reader(Tap):
         self.token = token
         self.read: list[tuple[Tensor, ...]] = []
 
-    def residual(self, tower: str, layer: int, x: Tensor) -> None:
-        if tower == "decoder" and layer in self.layers:
+    def residual(self, layer: int, x: Tensor) -> Tensor:
+        if layer in self.layers:
             chunks = read_vocabulary(self.decoder, x[0, self.rows], self.keep)
             self.read.append(tuple(torch.cat(parts) for parts in zip(*chunks)))
+        return x
 
     def keep(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         total = logits.logsumexp(-1, keepdim=True)

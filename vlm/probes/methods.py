@@ -10,7 +10,7 @@ the page.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from vlm.probes.asked import Asked
 from vlm.probes.attention import image_attention, relative_attention, via_bos
 from vlm.probes.lens import patch_lens
-from vlm.probes.occlusion import occlusion
+from vlm.probes.occlusion import occluding
 from vlm.probes.relevancy import gradient_attention, on_image, relevancy
 from vlm.probes.rollout import rollout
 from vlm.probes.tam import token_activation
@@ -37,12 +37,23 @@ class Method:
         shows, hides: what it tells, and what it does not.
         heat: of a question and indices of answer tokens, their mean map, float32
             [rows, columns], nothing in it below zero.
+        grow: of a way that takes long, the part that is done and the map so far.
     """
 
     title: str
     shows: str
     hides: str
     heat: Callable[[Asked, Sequence[int]], Tensor]
+    grow: Callable[[Asked, Sequence[int]], Iterator[tuple[float, Tensor]]] | None = None
+
+    def growing(
+        self, asked: Asked, tokens: Sequence[int]
+    ) -> Iterator[tuple[float, Tensor]]:
+        """The part that is done, and the map so far; in the end 1, and `heat`."""
+        if self.grow is None:
+            yield 1, self.heat(asked, tokens)
+        else:
+            yield from self.grow(asked, tokens)
 
 
 def _mean_attention(asked: Asked, tokens: Sequence[int]) -> Tensor:
@@ -84,7 +95,13 @@ def _patch_lens(asked: Asked, tokens: Sequence[int]) -> Tensor:
 
 
 def _occlusion(asked: Asked, tokens: Sequence[int]) -> Tensor:
-    return occlusion(asked, list(tokens)).clamp(min=0)
+    *_, (_, heat) = _occluding(asked, tokens)
+    return heat
+
+
+def _occluding(asked: Asked, tokens: Sequence[int]) -> Iterator[tuple[float, Tensor]]:
+    for part, heat in occluding(asked, list(tokens)):
+        yield part, heat.clamp(min=0)
 
 
 METHODS = {
@@ -153,6 +170,7 @@ METHODS = {
         "A grey square is a thing the model never saw. Evidence that is there twice "
         "does not show.",
         _occlusion,
+        grow=_occluding,
     ),
 }
 

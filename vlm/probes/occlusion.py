@@ -100,8 +100,7 @@ def _covered(asked: Asked, index: int, mask: Tensor) -> Tensor:
     """log p of answer token `index` for the picture painted in part.
 
     Painted as the model sees it, a square of its own size: a patch is covered to its
-    edge and no further. What is seen in it is kept by the engine, as of any picture,
-    so that the next token of the answer costs less.
+    edge and no further.
     """
     config = asked.engine.config.vision
     check_grid(mask, config.grid)
@@ -111,4 +110,4 @@ def _covered(asked: Asked, index: int, mask: Tensor) -> Tensor:
     for row, column in mask.nonzero().tolist():
         x, y = column * patch, row * patch
         square.paste(GREY, (x, y, x + patch, y + patch))
-    return asked.of(square).log_probability(index)
+    return asked.of(square).log_probability(index, keep=False)

@@ -69,6 +69,18 @@ def best_head(maps: Tensor, box: Box) -> tuple[int, int, float]:
     return layer, head, float(lift[layer, head])
 
 
+def patches_in(box: Box, grid: int) -> Tensor:
+    """The patches of which at least half lies in the box, bool [grid, grid].
+
+    Of a box that has half of none, the one that it covers most.
+
+    Raises:
+        ValueError: the box is empty or leaves the picture.
+    """
+    covered = _covered(box, grid, grid)
+    return covered >= covered.max().clamp(max=0.5)
+
+
 def _covered(box: Box, rows: int, columns: int) -> Tensor:
     """The part of each patch that the box covers, float64 [rows, columns]."""
     x1, y1, x2, y2 = _checked(box)

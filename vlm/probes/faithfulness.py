@@ -116,8 +116,9 @@ def _growing(
     gone: Iterable[Sequence[int]],
 ) -> Iterator[Curve]:
     rgb, curve = to_rgb(asked.image), Curve((), ())
+    colour = tuple(int(level) for level in np.asarray(rgb).mean((0, 1)).round())
     for count, patches in zip(counts, gone):
-        picture = _without(rgb, patches, asked)
+        picture = _without(rgb, patches, asked, colour)
         chance = asked.of(picture).log_probability(index, keep=False).exp()
         curve = Curve(
             shares=(*curve.shares, count / counts[-1]),
@@ -126,12 +127,12 @@ def _growing(
         yield curve
 
 
-def _without(image: Image.Image, patches: Iterable[int], asked: Asked) -> Image.Image:
-    """The picture with these patches in its mean colour."""
+def _without(
+    image: Image.Image, patches: Iterable[int], asked: Asked, colour: tuple[int, ...]
+) -> Image.Image:
+    """The picture with these patches in one colour."""
     vision = asked.engine.config.vision
     seen = vision.grid * vision.patch_size / vision.image_size
-    mean = np.asarray(image).mean((0, 1)).round()
-    colour = tuple(int(level) for level in mean)
     painted = image.copy()
     for patch in patches:
         place = divmod(patch, vision.grid)

@@ -33,8 +33,10 @@ from vlm.tap import Layout
 TOP = 3  # pieces of each layer
 HOTTEST = 10  # of so many patches, one is cut
 DRAWS = 5  # of random patches
-STEPS = 10  # of a curve
+STEPS = 8  # of a curve
 MAX_POSITIONS = 48  # of the text, those nearest to the token
+
+Heat = Tensor | Sequence[Sequence[float]]  # [rows, columns]
 
 
 class News(NamedTuple):
@@ -94,7 +96,7 @@ def cutting(
     asked: Asked,
     index: int,
     *,
-    heat: Tensor,
+    heat: Heat,
     box: Box | None = None,
     rows: Literal["answer", "text", "all"] = "answer",
 ) -> Iterator[News]:
@@ -152,7 +154,7 @@ def cutting(
             yield telling.one_more()
 
 
-def taking_away(asked: Asked, index: int, *, heat: Tensor) -> Iterator[News]:
+def taking_away(asked: Asked, index: int, *, heat: Heat) -> Iterator[News]:
     """`deletion` and `insertion` of a map, and of a random order.
 
     Finds for each of the two the curves `heat` and `random`: shares, probabilities,
@@ -163,7 +165,7 @@ def taking_away(asked: Asked, index: int, *, heat: Tensor) -> Iterator[News]:
     """
     grid = asked.engine.config.vision.grid
     steps = min(STEPS, grid**2)
-    orders = {"heat": heat, "random": random_order(grid)}
+    orders = {"heat": torch.as_tensor(heat), "random": random_order(grid)}
     curves = {
         (way, name): growing(asked, index, order, steps=steps)
         for way, growing in (("deletion", deleting), ("insertion", inserting))
@@ -275,7 +277,8 @@ class _Telling:
         return News(self.done, self.of, deepcopy(self.found))
 
 
-def _hottest(heat: Tensor, grid: int) -> Tensor:
+def _hottest(heat: Heat, grid: int) -> Tensor:
+    heat = torch.as_tensor(heat)
     if heat.shape != (grid, grid):
         raise ValueError(f"the map is {tuple(heat.shape)}, the grid {(grid, grid)}")
     return _first(heat, max(1, grid**2 // HOTTEST))

@@ -7,53 +7,46 @@ What callers read of an endpoint is its docstring, of each parameter one line, a
 types. Gradio takes those as they stand, so annotations are not postponed here.
 """
 
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, Literal
 
 import gradio as gr
 
-import vlm
-from vlm.probes import METHODS
-from vlm.ui import pictures, view
-from vlm.ui.asking import MAX_TOKENS, STYLES, Ask, Settings, views
-from vlm.ui.callers import named, place, sent
-from vlm.ui.explaining import answered
+from vlm.ui import view
+from vlm.ui.api_try import Try
+from vlm.ui.api_why import Why
+from vlm.ui.asking import MAX_TOKENS, STYLES
+from vlm.ui.callers import Caller, last
 from vlm.ui.refusing import refusing, refusing_all
 from vlm.ui.replies import (
-    Attended,
     Detected,
-    Explained,
     Probed,
     Segmented,
-    numbers,
     probed,
     thing,
     whole_mask,
 )
-from vlm.ui.store import Store
 
 
 def build(engines: dict[str, Any]) -> None:
     """Add the endpoints to the Blocks that is open."""
-    api = Api(engines)
+    api, why, trial = Api(engines), Why(engines), Try(engines)
     for endpoint in (
         api.probe,
         api.detect,
         api.segment,
-        api.attention,
-        api.explain,
+        why.attention,
+        why.explain,
+        trial.logit_lens,
+        trial.knockout,
+        trial.faithfulness,
+        trial.patching,
     ):
         gr.api(endpoint, concurrency_limit=1, concurrency_id="model")
 
 
-class Api:
+class Api(Caller):
     """Each public method is an endpoint of its name, and an MCP tool."""
-
-    def __init__(self, engines: dict[str, Any]) -> None:
-        self._engines = engines
-        self._store = Store(0)  # keeps nothing: there is no viewer to look into it
 
     def probe(
         self,
@@ -163,130 +156,6 @@ class Api:
         ]
         return {"objects": objects, "text": now["text"], "cut": now["cut"]}
 
-    def attention(
-        self,
-        image: gr.FileData,
-        prompt: str,
-        token: int = -1,
-        answer: str = "",
-        layer: int | None = None,
-        head: int | None = None,
-        model: str = "",
-    ) -> Attended:
-        """Where the model looked when it said one token of its answer.
-
-        `maps` is nested as [layers][heads][rows][columns], without the axes that were
-        asked for: attention on each patch of the picture, which is squeezed to a
-        square first. `shares` are [layers][heads][4]: how much lay on the image, on
-        the start token, on the prompt and on the answer so far; they sum to one.
-
-        Parameters:
-            image: the picture: PNG, JPEG, WebP, GIF, BMP or TIFF
-            prompt: such as "caption en" or "detect cat ; dog"
-            token: its place in the answer from 0, or from the end as -1
-            answer: look at this answer; the model's own greedy one if left out
-            layer: just this one of the decoder, from 0 or from the end as -1
-            head: just this one, from 0 or from the end as -1
-            model: its name, if several are loaded; the first one if left out
-
-        Returns:
-            the tokens of the answer, the place of the one looked at, grid, maps, shares
-        """
-        return refusing(
-            self._attention, image, prompt, token, answer, layer, head, model
-        )
-
-    def explain(
-        self,
-        image: gr.FileData,
-        prompt: str,
-        method: Literal[tuple(METHODS)] = "relevancy",
-        token: int = -1,
-        answer: str = "",
-        model: str = "",
-    ) -> Explained:
-        """Where on the picture one token of the model's answer came from.
-
-        By one of several ways, of which each shows something else: `shows` and `hides`
-        say what. `map` is [rows][columns] over the picture, squeezed to a square, and
-        holds nothing below zero; its scale is the way's own.
-
-        Parameters:
-            image: the picture: PNG, JPEG, WebP, GIF, BMP or TIFF
-            prompt: such as "caption en" or "detect cat ; dog"
-            method: the way's name
-            token: its place in the answer from 0, or from the end as -1
-            answer: explain this answer; the model's own greedy one if left out
-            model: its name, if several are loaded; the first one if left out
-
-        Returns:
-            the tokens of the answer, the place of the one explained, grid, map, words
-        """
-        return refusing(self._explain, image, prompt, method, token, answer, model)
-
-    def _explain(
-        self,
-        image: Any,
-        prompt: str,
-        method: str,
-        token: int,
-        answer: str,
-        model: str,
-    ) -> Explained:
-        if method not in METHODS:
-            raise ValueError(f"There is no {method!r}, only {', '.join(METHODS)}.")
-        ask, steps = self._given(image, prompt, model, answer)
-        engine, way = self._engines[ask.model], METHODS[method]
-        at = range(len(steps))[place("token", token, len(steps))]
-        asked = answered(self._engines, ask, tuple(step.token for step in steps))
-        heat = way.heat(asked, [at]).numpy()
-        return {
-            "tokens": [view.token(engine, step) for step in steps],
-            "token": at,
-            "grid": list(heat.shape),
-            "map": numbers(heat),
-            "shows": way.shows,
-            "hides": way.hides,
-        }
-
-    def _attention(
-        self,
-        image: Any,
-        prompt: str,
-        token: int,
-        answer: str,
-        layer: int | None,
-        head: int | None,
-        model: str,
-    ) -> Attended:
-        trace = vlm.Trace()
-        ask, steps = self._given(image, prompt, model, answer, tap=trace)
-        engine = self._engines[ask.model]
-        at = range(len(steps))[place("token", token, len(steps))]
-        maps = vlm.probes.image_attention(trace, at).numpy()
-        part = place("layer", layer, len(maps)), place("head", head, maps.shape[1])
-        return {
-            "tokens": [view.token(engine, step) for step in steps],
-            "token": at,
-            "grid": list(maps.shape[2:]),
-            "maps": numbers(maps[part]),
-            "shares": numbers(vlm.probes.attention_shares(trace, at).numpy()[part]),
-        }
-
-    def _given(
-        self, image: Any, prompt: str, model: str, answer: str, **how: Any
-    ) -> tuple[Ask, tuple[vlm.Step, ...]]:
-        """A given answer's tokens, or those of the model's own greedy one."""
-        ask = self._ask(image, prompt, model, start=answer)
-        if not ask.start:
-            said = _last(self._views(image, prompt, model))["tokens"]
-            ask = replace(ask, start=tuple(each["id"] for each in said))
-        engine, picture = self._engines[ask.model], pictures.read(ask.picture)
-        steps = engine.score(picture, ask.prompt, ask.start, **how)
-        if not steps:
-            raise ValueError("The answer has no token to look at. Give an answer.")
-        return ask, steps
-
     def _found(
         self, image: Any, task: str, things: str, max_tokens: int, model: str
     ) -> view.View:
@@ -295,20 +164,4 @@ class Api:
         if not listed:
             raise ValueError('Say what to look for, such as "cat" or "cat ; dog".')
         prompt = f"{task} {listed}"
-        return _last(self._views(image, prompt, model, max_tokens=max_tokens))
-
-    def _views(self, *asked: Any, **how: Any) -> Iterator[view.View]:
-        ask = self._ask(*asked, **how)
-        yield from views(self._engines[ask.model], self._store, ask)
-
-    def _ask(
-        self, image: Any, prompt: str, model: str, *, start: str = "", **settings: Any
-    ) -> Ask:
-        if not isinstance(start, str):
-            raise ValueError("An answer, or the start of one, is given as text.")
-        name = named(self._engines, model)
-        return Ask(name, sent(image), prompt, start, Settings(**settings))
-
-
-def _last(seen: Iterator[view.View]) -> view.View:
-    return deque(seen, maxlen=1).pop()
+        return last(self._views(image, prompt, model, max_tokens=max_tokens))

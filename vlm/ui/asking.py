@@ -260,10 +260,11 @@ def _mean_log(one: view.View, heard: _Heard) -> float:
 
 
 def _rescored(engine: Any, image: Any, prompt: str, old: view.View) -> dict[str, Any]:
-    """An earlier answer's tokens, and `now` the model's probability of each of them."""
+    """An earlier answer: its run, its tokens, and how probable each is `now`."""
     steps = engine.score(image, prompt, [token["id"] for token in old["tokens"]])
     fields = ("text", "id", "probability")
     return {
+        "run": old["run"],
         "text": old["text"],
         "tokens": [{key: token[key] for key in fields} for token in old["tokens"]],
         # What was sure may have become a millionth.

@@ -1,10 +1,54 @@
-"""What callers of the endpoints send, which may be anything."""
+"""What callers of the endpoints send, which may be anything, and asking it."""
 
-from __future__ import annotations
-
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from gradio_client.utils import is_file_obj_with_meta
+
+import vlm
+from vlm.ui import pictures, view
+from vlm.ui.asking import Ask, Settings, views
+from vlm.ui.store import Store
+
+
+class Caller:
+    """Asks engines what came through an endpoint, and keeps nothing."""
+
+    def __init__(self, engines: dict[str, Any]) -> None:
+        self._engines = engines
+        self._store = Store(0)  # keeps nothing: there is no viewer to look into it
+
+    def _views(self, *asked: Any, **how: Any) -> Iterator[view.View]:
+        ask = self._ask(*asked, **how)
+        yield from views(self._engines[ask.model], self._store, ask)
+
+    def _ask(
+        self, image: Any, prompt: str, model: str, *, start: str = "", **settings: Any
+    ) -> Ask:
+        if not isinstance(start, str):
+            raise ValueError("An answer, or the start of one, is given as text.")
+        name = named(self._engines, model)
+        return Ask(name, sent(image), prompt, start, Settings(**settings))
+
+    def _given(
+        self, image: Any, prompt: str, model: str, answer: str, **how: Any
+    ) -> tuple[Ask, tuple[vlm.Step, ...]]:
+        """A given answer's tokens, or those of the model's own greedy one."""
+        ask = self._ask(image, prompt, model, start=answer)
+        if not ask.start:
+            said = last(self._views(image, prompt, model))["tokens"]
+            ask = replace(ask, start=tuple(each["id"] for each in said))
+        engine, picture = self._engines[ask.model], pictures.read(ask.picture)
+        steps = engine.score(picture, ask.prompt, ask.start, **how)
+        if not steps:
+            raise ValueError("The answer has no token to look at. Give an answer.")
+        return ask, steps
+
+
+def last(seen: Iterator[view.View]) -> view.View:
+    return deque(seen, maxlen=1).pop()
 
 
 def named(engines: dict[str, Any], model: str) -> str:

@@ -7,12 +7,13 @@ const explain = {
   heats: new Map(), // by the way's name: what heatOf gives
   shown: null, // the way whose map lies on the picture, in place of attention
   pointed: null,
+  part: 0, // of the next map that is done, where it takes long
   busy: false,
 };
 
 // One more map, or that there will be none.
-function takeExplained({ run, tokens, heats, done }) {
-  explain.busy = !done && run === maps.run;
+function takeExplained({ run, tokens, heats, part, done }) {
+  Object.assign(explain, { busy: !done && run === maps.run, part });
   redraw();
   if (run !== maps.run) return;
   const other = run !== explain.run || tokens.join() !== explain.tokens.join();
@@ -50,7 +51,7 @@ function drawExplain() {
   const known = isExplained();
   if (explain.run !== maps.run) explain.busy = false;
   const ended = ["done", "stopped"].includes(root.dataset.phase);
-  part(".why").disabled = !ended || explain.busy || !explainable().length || (known && explain.heats.size > 0);
+  part(".why").disabled = !ended || explain.busy || !explainable().length || (known && explain.heats.size === ways.children.length);
   write(part(".why"), explain.busy ? "…" : "Explain");
   for (const button of ways.children) drawWay(button, known);
   const name = known ? explain.pointed ?? explain.shown : null;
@@ -71,7 +72,11 @@ function drawWay(button, known) {
 }
 
 function explainWords(known) {
-  if (explain.busy) return `${explain.heats.size} of ${ways.children.length} …`;
+  if (explain.busy) {
+    const next = ways.children[explain.heats.size]?.title;
+    const part = explain.part ? `: ${next}, ${percent(explain.part)}` : " …";
+    return `${explain.heats.size} of ${ways.children.length}${part}`;
+  }
   if (known && explain.heats.size) return "Point at a way to see its map, click to keep it.";
   return explainable().length ? "Press Explain to ask where this came from." : "Choose a token of the answer.";
 }
@@ -113,7 +118,8 @@ function wayButton({ name, title, shows, hides }) {
 
 ways.replaceChildren(...[...(props.ways?.each ?? [])].map(wayButton));
 part(".why").addEventListener("click", () => {
-  Object.assign(explain, { run: maps.run, tokens: explainable(), heats: new Map(), shown: null, busy: true });
+  Object.assign(explain, { run: maps.run, tokens: explainable(), heats: new Map(), shown: null, part: 0, busy: true });
+  trial.busy = false; // one at a time: what is running ends
   trigger("explain", { run: explain.run, tokens: explain.tokens });
   redraw();
 });

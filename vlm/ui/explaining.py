@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +10,8 @@ import vlm
 from vlm.probes import METHODS, Asked
 from vlm.ui import pictures
 from vlm.ui.again import LOST
-from vlm.ui.asking import Ask
-from vlm.ui.store import Store
+from vlm.ui.asking import PAUSE, Ask
+from vlm.ui.store import Run, Store
 
 MAX_TOKENS = 8  # each costs passes of its own
 
@@ -22,22 +23,33 @@ def explained(
 
     Yields:
         the same with `heats` by the way's name, each a list of rows that ends with
-        three digits, one more at a time; and `done`.
+        three digits, one more at a time; the `part` of the next that is done, where
+        that takes long; and `done`.
 
     Raises:
         ValueError: the run is not kept or not ended, has no such tokens, or was not
             answered by a PaliGemma.
     """
     asked, tokens = _checked(engines, store, data)
-    told = {"run": data["run"], "tokens": tokens, "heats": {}, "done": False}
-    yield told
+    told = {"run": data["run"], "tokens": tokens, "heats": {}, "part": 0}
+    yield {**told, "done": False}
     for count, (name, way) in enumerate(METHODS.items(), start=1):
-        rows = [
-            [float(f"{value:.3g}") for value in row]
-            for row in way.heat(asked, tokens).tolist()
-        ]
-        told = {**told, "heats": {**told["heats"], name: rows}}
-        yield {**told, "done": count == len(METHODS)}
+        for part, heat in _paced(way.growing(asked, tokens)):
+            if part < 1:
+                yield {**told, "part": part, "done": False}
+                continue
+            rows = [[float(f"{value:.3g}") for value in row] for row in heat.tolist()]
+            told = {**told, "heats": {**told["heats"], name: rows}}
+            yield {**told, "done": count == len(METHODS)}
+
+
+def _paced(growing: Iterator[tuple[float, Any]]) -> Iterator[tuple[float, Any]]:
+    """The last, and before it no more than a browser can follow."""
+    shown = time.perf_counter()
+    for part, heat in growing:
+        if part == 1 or time.perf_counter() - shown >= PAUSE:
+            yield part, heat
+            shown = time.perf_counter()
 
 
 def ways() -> dict[str, Any]:
@@ -54,12 +66,7 @@ def _checked(
     engines: dict[str, Any], store: Store, data: Any
 ) -> tuple[Asked, list[int]]:
     given = data if isinstance(data, dict) else {}
-    run, tokens = given.get("run"), given.get("tokens")
-    kept = store.get(run) if isinstance(run, str) else None
-    if kept is None:
-        raise ValueError(LOST)
-    if kept.view is None:
-        raise ValueError("This answer has no end yet. Let it finish, then explain it.")
+    kept, tokens = ended(store, given.get("run")), given.get("tokens")
     ids = tuple(token["id"] for token in kept.view["tokens"])
     known = range(len(ids))
     if (
@@ -69,6 +76,20 @@ def _checked(
     ):
         raise ValueError("Choose a token of the answer: what is to be explained?")
     return answered(engines, kept.ask, ids), tokens[:MAX_TOKENS]
+
+
+def ended(store: Store, run: Any) -> Run:
+    """A run that has come to its end.
+
+    Raises:
+        ValueError: it is not kept, or has no end.
+    """
+    kept = store.get(run) if isinstance(run, str) else None
+    if kept is None:
+        raise ValueError(LOST)
+    if kept.view is None:
+        raise ValueError("This answer has no end yet. Let it finish, then explain it.")
+    return kept
 
 
 def answered(engines: dict[str, Any], ask: Ask, ids: tuple[int, ...]) -> Asked:

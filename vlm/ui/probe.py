@@ -22,6 +22,7 @@ from vlm.ui.lint import lint
 from vlm.ui.refusing import refusing, refusing_all
 from vlm.ui.scope import Scope
 from vlm.ui.store import Store
+from vlm.ui.trying import tried
 from vlm.ui.turn import Turn
 
 KEPT_BYTES = 256 * 2**20
@@ -131,7 +132,9 @@ class _Ways:
         follow = wanted.change(self.follow, [turn, wanted], scope, **streaming)
         self._over(scope.explain)
         why = scope.explain(self.explain, turn, scope, **streaming)
-        runs = [run, follow, why]
+        self._over(scope.test)
+        test = scope.test(self.test, turn, scope, **streaming)
+        runs = [run, follow, why, test]
         self._end_told(*runs)
         asked.stop.click(_ended, None, scope, cancels=runs, queue=False, **QUIET)
         # When a picture is removed, the first listener is still given the old one.
@@ -187,6 +190,11 @@ class _Ways:
         for told in turn.take(refusing_all(news)):
             yield gr.update(explained=told)
 
+    def test(self, turn: Turn, event: gr.EventData) -> Iterator[dict]:
+        news = tried(self.engines, self.store, event._data)
+        for told in turn.take(refusing_all(news)):
+            yield gr.update(tried=told)
+
     def preview(self, path: str | None, model: str) -> dict:
         image = refusing(pictures.read, path) if path else None
         return view.empty(self.engines[model], image)
@@ -219,7 +227,8 @@ class _Ways:
 
 def _ended() -> dict:
     now = time.time()
-    return gr.update(stopped_at=now, explained={"run": "", "done": True, "at": now})
+    ended = {"run": "", "done": True, "ended": True, "at": now}
+    return gr.update(stopped_at=now, explained=ended, tried=ended)
 
 
 def _note(about: dict) -> str:

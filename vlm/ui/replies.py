@@ -71,6 +71,43 @@ class Explained(TypedDict):
     hides: str
 
 
+class Tried(TypedDict):
+    tokens: list[Token]
+    token: int
+    done: int
+    of: int
+    shows: str
+    hides: str
+
+
+class ReadByLayer(Tried):
+    layers: list[int]
+    probability: list[float]
+    top: list[list[dict]]
+    balance: list[list[float]]
+
+
+class CutOff(Tried):
+    probability: float
+    cuts: list[dict]
+    heads: list[list[float | None]]
+
+
+class TakenAway(Tried):
+    deletion: dict[str, dict | None]
+    insertion: dict[str, dict | None]
+
+
+class Patched(Tried):
+    clean: float
+    corrupt: float
+    layers: list[int]
+    image: list[float | None]
+    last: list[float | None]
+    layer: int
+    positions: list[dict]
+
+
 def thing(found: dict[str, Any]) -> Thing:
     return {key: found[key] for key in Thing.__annotations__}
 

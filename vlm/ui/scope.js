@@ -35,6 +35,8 @@ function draw() {
   drawLegend();
   drawSheet();
   drawExplain();
+  drawTrial();
+  drawBusy();
   drawDetail();
   drawObjects();
   drawMeta();
@@ -163,6 +165,12 @@ function movePatch(rows, columns) {
   say(`${patchWords()}. ${words ? `Looked here most: ${words}` : ""}`);
 }
 
+// Answering or not, the model is at work, and can be stopped.
+function drawBusy() {
+  if (explain.busy || trial.busy) root.dataset.busy = "true";
+  else delete root.dataset.busy;
+}
+
 function say(text) {
   part(".say").textContent = text;
 }
@@ -177,8 +185,8 @@ function drawNotice() {
 root.addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || event.defaultPrevented) return;
   pointAt(null);
-  // While the model runs, Escape stops it.
-  if (root.dataset.phase !== "running") choose([]);
+  // While the model runs, Escape stops it; the page sees to that.
+  if (root.dataset.phase !== "running" && !root.dataset.busy) choose([]);
 });
 canvas.addEventListener("pointermove", (event) => pointAt(patchUnder(event)));
 canvas.addEventListener("pointerdown", (event) => pointAt(patchUnder(event)));
@@ -222,6 +230,7 @@ watch("stopped_at", () => {
   prefetch();
   redraw();
 });
+watch("tried", () => takeTried(JSON.parse(JSON.stringify(props.tried))));
 watch("explained", () => takeExplained(JSON.parse(JSON.stringify(props.explained))));
 update();
 root.dataset.mounted = "true";

@@ -11,6 +11,7 @@ import gradio as gr
 from vlm.ui.explaining import ways
 from vlm.ui.export import exported
 from vlm.ui.store import Store
+from vlm.ui.trying import trials
 
 FOLDER = Path(__file__).parent
 # Parts of one script and one style; what is named first is drawn beneath.
@@ -26,6 +27,12 @@ SCRIPTS = (
     "heads.js",
     "sheet.js",
     "explain.js",
+    "trial_figures.js",
+    "trial_layers.js",
+    "trial_cut.js",
+    "trial_curves.js",
+    "trial_patch.js",
+    "trial.js",
     "tokens.js",
     "detail.js",
     "objects.js",
@@ -43,6 +50,7 @@ STYLES = (
     "scope.css",
     "heat.css",
     "explain.css",
+    "trial.css",
     "tokens.css",
     "detail.css",
     "objects.css",
@@ -62,7 +70,8 @@ class Scope(gr.HTML):
     a user or of the model is read as markup.
 
     A stopped run has no last value, so its end is told by a new `stopped_at`. What
-    `vlm.ui.explaining` yields comes as `explained`.
+    `vlm.ui.explaining` yields comes as `explained`, what `vlm.ui.trying` does as
+    `tried`.
     Viewers of one `group` show the same layer, head and tokens, and less beside them.
     """
 
@@ -73,6 +82,7 @@ class Scope(gr.HTML):
         store: Store,
         stopped_at: float = 0,
         explained: dict | None = None,
+        tried: dict | None = None,
         group: str = "",
         **options: Any,
     ) -> None:
@@ -96,7 +106,9 @@ class Scope(gr.HTML):
             server_functions=[attention, export],
             stopped_at=stopped_at,
             explained=explained,
+            tried=tried,
             ways=ways(),
+            trials=trials(),
             group=group,
             **options,
         )

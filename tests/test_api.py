@@ -28,7 +28,7 @@ from pages import EXAMPLES, PICTURE, serve
 from PIL import Image
 
 import vlm
-from vlm.probes import METHODS
+from vlm.probes import METHODS, TRIALS
 from vlm.ui import view
 from vlm.ui.replies import MAX_NUMBERS, numbers, whole_mask
 
@@ -76,6 +76,7 @@ def tiny() -> Iterator[SimpleNamespace]:
 def test_what_is_public_has_a_name_and_says_what_it_does(client):
     named = client.view_api(return_format="dict")["named_endpoints"]
     ours = {"/probe", "/detect", "/segment", "/attention", "/explain"}
+    ours |= {"/logit_lens", "/knockout", "/faithfulness", "/patching"}
     assert ours <= set(named) <= ours | {"/compare"}
     assert all(len(named[name]["description"]) > 60 for name in named)
     parameters = {
@@ -184,6 +185,69 @@ def test_a_token_is_explained_by_name(tiny, method):
     assert seen["hides"] == METHODS[method].hides
 
 
+@pytest.fixture
+def fish(tiny) -> vlm.probes.Asked:
+    """What the embedded model says itself, for probes."""
+    image = Image.open(PENGUINS)
+    said = list(tiny.engine.stream(image, "detect fish"))
+    ids = tuple(step.token for step in said)
+    return vlm.probes.Asked(tiny.engine, image, "detect fish", ids)
+
+
+# Of each endpoint, what is sent along, and what the probe is to be told instead.
+TRIED = {
+    "/logit_lens": ("layers", {}, {}),
+    "/knockout": (
+        "knockout",
+        {"rows": "text", "box": [64, 128, 320, 256], "method": "lens"},
+        {"rows": "text", "box": (0.125, 0.25, 0.625, 0.5), "heat": "lens"},
+    ),
+    "/faithfulness": ("faithfulness", {"method": "attention"}, {"heat": "attention"}),
+    "/patching": ("patching", {"layer": 2}, {"layer": 2}),
+}
+
+
+@pytest.mark.parametrize("endpoint", TRIED)
+def test_a_token_is_put_to_the_test_by_name_and_one_sees_how_far_it_is(
+    tiny, fish, endpoint
+):
+    trial, sent, told = TRIED[endpoint]
+    client = Client(tiny.url, verbose=False)
+    asked = {"image": handle_file(PENGUINS), "prompt": "detect fish", "token": 1}
+    job = client.submit(**asked, **sent, api_name=endpoint)
+    seen = job.result(timeout=SECONDS)
+    dones = [each["done"] for each in job.outputs()]
+    assert dones == list(range(dones[0], seen["of"] + 1))
+    assert (seen["token"], seen["done"]) == (1, seen["of"])
+    assert [each["id"] for each in seen["tokens"]] == list(fish.answer)
+    if "heat" in told:
+        told = {**told, "heat": METHODS[told["heat"]].heat(fish, [1])}
+    *_, (_, _, found) = TRIALS[trial].run(fish, 1, **told)
+    assert {key: seen[key] for key in found} == nearly(found)
+    assert seen["hides"] == TRIALS[trial].hides
+
+
+def test_another_picture_may_spoil_the_pass(tiny, fish):
+    client = Client(tiny.url, verbose=False)
+    sent = handle_file(PENGUINS), "detect fish"
+    other = handle_file(PICTURE)
+    seen = client.predict(*sent, 1, 2, other, api_name="/patching")
+    other = Image.open(PICTURE)
+    *_, (_, _, found) = TRIALS["patching"].run(fish, 1, layer=2, other=other)
+    assert {key: seen[key] for key in found} == nearly(found)
+    noise = client.predict(*sent, 1, 2, api_name="/patching")
+    assert noise["corrupt"] != pytest.approx(seen["corrupt"], rel=0.1)
+
+
+def nearly(found):
+    """The same with each number nearly itself."""
+    if isinstance(found, dict):
+        return {key: nearly(value) for key, value in found.items()}
+    if isinstance(found, list):
+        return [nearly(value) for value in found]
+    return pytest.approx(found, rel=1e-3, abs=1e-5) if type(found) is float else found
+
+
 def test_attention_of_one_layer_or_head_is_a_part_of_all(client):
     asked = functools.partial(
         client.predict, handle_file(PICTURE), "detect cat", api_name="/attention"
@@ -250,12 +314,34 @@ def test_a_model_is_chosen_by_its_name(client):
         ("/explain", {"prompt": "caption en", "token": -99}, "token is -99"),
         ("/explain", {"prompt": "caption en", "method": "lens"}, "asked why"),
         ("/explain", {"prompt": "caption en", "method": "magic"}, "magic"),
+        ("/logit_lens", {"prompt": "caption en", "token": 99}, "token is 99"),
+        ("/logit_lens", {"prompt": "caption en"}, "asked why"),
+        ("/patching", {"prompt": "caption en", "token": "1"}, "token is 1"),
     ],
 )
 def test_what_cannot_be_asked_is_told(client, endpoint, options, message):
     asked = {"image": handle_file(PICTURE), **options}
     with pytest.raises(AppError, match=message):
         client.predict(**asked, api_name=endpoint)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "options", "message"),
+    [
+        ("/knockout", {"rows": "some"}, "rows are 'some'"),
+        ("/knockout", {"box": [1, 2, 3]}, "x1, y1, x2, y2 in pixels"),
+        ("/knockout", {"box": [0, 0, 1000, 10]}, "leaves the picture"),
+        ("/knockout", {"method": "magic"}, "no 'magic'"),
+        ("/faithfulness", {"method": ["lens"]}, "There is no"),
+        ("/patching", {"layer": 4}, "layer 4 of 4"),
+        ("/patching", {"layer": "last"}, "give a whole number"),
+        ("/patching", {"other": {"path": "/etc/passwd"}}, "as a file"),
+    ],
+)
+def test_a_test_that_cannot_be_is_told(tiny, endpoint, options, message):
+    asked = {"image": handle_file(PENGUINS), "prompt": "detect fish", **options}
+    with pytest.raises(AppError, match=message):
+        Client(tiny.url, verbose=False).predict(**asked, api_name=endpoint)
 
 
 def test_no_file_of_the_server_is_read_but_what_was_uploaded(site, tmp_path):
@@ -321,6 +407,7 @@ def test_a_cancelled_question_stops_the_model(site, client):
 def test_an_mcp_client_finds_the_tools_and_what_each_argument_is(tiny):
     tools = {tool.name: tool for tool in talk(tiny.url, ClientSession.list_tools).tools}
     assert {"probe", "detect", "segment", "attention", "explain"} <= set(tools)
+    assert {"logit_lens", "knockout", "faithfulness", "patching"} <= set(tools)
     image = tools["detect"].inputSchema["properties"]["image"]
     assert image["type"] == "string" and "url" in image["format"]
     for tool in tools.values():

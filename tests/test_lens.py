@@ -83,6 +83,24 @@ def test_any_position_can_be_read(seen: Read, position: int):
     check(read, seen.logits[:, position], seen.asked.token(seen.index), 5)
 
 
+def test_the_embedding_is_read_as_the_layer_before_all(both: Pair):
+    answer = tuple(both.engine.tokenizer.answer_ids(ANSWER))
+    asked = Asked(both.engine, picture(3), PROMPT, answer)
+    oracle = copy.deepcopy(both.oracle).double()
+    inputs = both.inputs([asked.image], PROMPT, BEFORE[2])
+    inputs["pixel_values"] = inputs["pixel_values"].double()
+    with torch.no_grad():
+        state = oracle(**inputs, output_hidden_states=True).hidden_states[0][0, -1]
+        logits = oracle.lm_head(oracle.model.language_model.norm(state))
+    cap = getattr(oracle.config.text_config, "final_logit_softcapping", None)
+    chances = (logits if cap is None else cap * (logits / cap).tanh()).softmax(-1)
+    read, without = logit_lens(asked, 2, embedding=True), logit_lens(asked, 2)
+    assert read.layers == (-1, *without.layers)
+    close(read.probability[0], chances[asked.token(2)])
+    close(read.probabilities[0], chances.topk(5).values)
+    close(read.probability[1:], without.probability.double())
+
+
 def test_the_last_layer_says_what_the_model_says(seen: Read):
     read = logit_lens(seen.asked, seen.index)
     chances = seen.asked.logits(seen.index).softmax(-1)

@@ -193,7 +193,8 @@ def test_a_run_that_has_not_ended_is_not_explained(engine):
         next(explained({"tiny": engine}, store, {"run": run, "tokens": [0]}))
 
 
-def test_maps_come_one_by_one_of_so_many_tokens_at_most(engine, kept):
+def test_maps_come_one_by_one_of_so_many_tokens_at_most(engine, kept, monkeypatch):
+    monkeypatch.setattr("vlm.ui.explaining.PAUSE", 99)  # nothing between them
     store, run = kept
     many = [*range(3)] * MAX_TOKENS
     news = list(explained({"tiny": engine}, store, {"run": run, "tokens": many}))

@@ -83,7 +83,7 @@ class Try(Caller):
 
         def options(asked: Asked, at: int) -> dict[str, Any]:
             shares = None if box is None else _shares(box, asked.image.size)
-            return {"heat": _map(method, asked, at), "box": shares, "rows": rows}
+            return {"heat": _map(method, asked, at), "box": shares, "rows": str(rows)}
 
         yield from refusing_all(
             self._tried("knockout", image, prompt, token, answer, model, options)

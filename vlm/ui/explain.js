@@ -13,11 +13,11 @@ const explain = {
 
 // One more map, or that there will be none.
 function takeExplained({ run, tokens, heats, part, done }) {
-  Object.assign(explain, { busy: !done && run === maps.run, part });
   redraw();
-  if (run !== maps.run) return;
-  const other = run !== explain.run || tokens.join() !== explain.tokens.join();
-  if (other) Object.assign(explain, { run, tokens: [...tokens], heats: new Map(), shown: null });
+  if (!explain.busy) return; // it was ended, and this was on its way
+  if (done) explain.busy = false;
+  if (run !== maps.run || run !== explain.run || tokens.join() !== explain.tokens.join()) return;
+  explain.part = part;
   for (const [name, rows] of Object.entries(heats)) {
     if (!explain.heats.has(name)) explain.heats.set(name, heatFrom(name, rows));
   }

@@ -14,17 +14,18 @@ const trial = {
 };
 
 function takeTried(news) {
-  if (!news.run || news.number !== trial.number) {
-    if (news.ended) trial.busy = false;
-    return redraw();
-  }
-  trial.busy = !news.ended;
-  if (isTried(news)) trial.found.set(trial.asked, { ...news, over: trial.over });
-  if (news.ended && isTried(news)) say(`${trialNamed(trial.kind).title}: ${TRIALS[news.trial].words(news.found)}`);
   redraw();
+  if (!trial.busy) return; // it was ended, and this was on its way
+  if (!news.run) trial.busy = false; // stopped, or failed
+  if (!isAwaited(news)) return;
+  if (news.ended) trial.busy = false;
+  trial.found.set(trial.asked, { ...news, over: trial.over });
+  if (news.ended) say(`${trialNamed(news.trial).title}: ${TRIALS[news.trial].words(news.found)}`);
 }
 
-const isTried = ({ run, token }) => run === maps.run && token === triedToken();
+function isAwaited({ run, token, number }) {
+  return run === maps.run && token === triedToken() && number === trial.number;
+}
 
 // The first chosen token of the answer; -1 if there is none.
 function triedToken() {

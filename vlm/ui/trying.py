@@ -70,7 +70,7 @@ def _cut(asked: Asked, given: dict, *_: Any) -> dict[str, Any]:
     return {
         "heat": _heat(asked, given.get("heat")),
         "box": _box(given.get("box")),
-        "rows": given.get("rows", "answer"),
+        "rows": str(given.get("rows", "answer")),
     }
 
 

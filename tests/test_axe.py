@@ -6,6 +6,7 @@ Every tab is walked, in both themes, on a desktop and on a phone.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,10 @@ from fake_engine import FakeEngine
 from pages import PATIENT, QUICK, answered, ask, opened, serve
 from playwright.sync_api import Page, expect
 
+import vlm
+from vlm.probes import METHODS, TRIALS
+
+TINY = Path(__file__).parents[1] / "assets" / "tiny"
 GRAVE = ("serious", "critical")
 # The places of the Probe tab in the order in which Tab comes to them.
 PLACES = {
@@ -34,6 +39,8 @@ PLACES = {
     "chosen token": "#scope .token",
     "objects": "#scope .found",
     "all heads": "#scope .sheet",
+    "ways": "#scope .explain",
+    "tests": "#scope .trial",
 }
 # Where the focus is, and whether one sees it: on the element or on what holds it.
 FOCUS = """places => {
@@ -84,6 +91,20 @@ def themed(site, browser, theme, request: pytest.FixtureRequest) -> Iterator[Pag
     yield from opened(site, browser, **size, color_scheme=theme)
 
 
+@pytest.fixture(scope="module")
+def tiny() -> Iterator[SimpleNamespace]:
+    """A model that can be asked why."""
+    with serve(vlm.load(TINY, device="cpu")) as served:
+        yield served
+
+
+@pytest.fixture(params=[1280, 390], ids=["desktop", "phone"])
+def tried(tiny, browser, theme, request: pytest.FixtureRequest) -> Iterator[Page]:
+    size = {"width": request.param, "height": 860}
+    touch = request.param < 760
+    yield from opened(tiny, browser, **size, color_scheme=theme, has_touch=touch)
+
+
 @pytest.fixture(params=[(360, 740), (1280, 860), (3840, 2160)], ids=str)
 def sized(site, browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     width, height = request.param
@@ -123,6 +144,25 @@ def test_no_tab_has_a_grave_finding(themed, theme):
     assert found == dict.fromkeys(found, [])
 
 
+def test_no_explanation_and_no_test_has_a_grave_finding(tried):
+    answered(tried, "detect fish")
+    tried.click("#scope .chip[data-key=a1]")
+    tried.click("#scope .why")
+    ways = tried.locator("#scope .ways button:enabled")
+    expect(ways).to_have_count(len(METHODS), timeout=PATIENT)
+    tried.click("#scope [data-way=relevancy]")
+    found = {}
+    for name in TRIALS:
+        tried.click(f"#scope .kinds [data-kind={name}]")
+        tried.click("#scope .try")
+        idle = "!document.querySelector('#scope .scope').dataset.busy"
+        tried.wait_for_function(idle, timeout=PATIENT)
+        found[name] = grave(tried)
+        if tried.viewport_size["width"] < 760:
+            found[f"{name}, small"] = tried.evaluate(SMALL, CONTROLS)
+    assert found == dict.fromkeys(found, [])
+
+
 def test_a_grave_finding_would_be_found(page):
     page.evaluate("document.querySelector('#run').style.color = '#4060d8'")
     assert [each.split(":")[0] for each in grave(page)] == ["color-contrast"]
@@ -139,7 +179,7 @@ def test_the_tab_key_walks_the_page_in_its_order_and_is_seen(page):
         place, marked = page.evaluate(FOCUS, PLACES)
         stops += [place] if not stops or stops[-1] != place else []
         unseen += [] if marked else [place]
-        if place == "all heads":
+        if place == "tests":
             break
     assert [place for place in stops if place in PLACES] == list(PLACES)
     assert unseen == []

@@ -9,15 +9,15 @@ const explain = {
   pointed: null,
   part: 0, // of the next map that is done, where it takes long
   busy: false,
+  left: false, // for a test: what is still on its way comes too late
 };
 
 // One more map, or that there will be none.
 function takeExplained({ run, tokens, heats, part, done }) {
   redraw();
-  if (!explain.busy) return; // it was ended, and this was on its way
-  if (done) explain.busy = false;
-  if (run !== maps.run || run !== explain.run || tokens.join() !== explain.tokens.join()) return;
-  explain.part = part;
+  if (!run) explain.busy = false; // stopped, or failed
+  if (explain.left || run !== maps.run || run !== explain.run || tokens.join() !== explain.tokens.join()) return;
+  Object.assign(explain, { busy: !done, part });
   for (const [name, rows] of Object.entries(heats)) {
     if (!explain.heats.has(name)) explain.heats.set(name, heatFrom(name, rows));
   }
@@ -118,8 +118,8 @@ function wayButton({ name, title, shows, hides }) {
 
 ways.replaceChildren(...[...(props.ways?.each ?? [])].map(wayButton));
 part(".why").addEventListener("click", () => {
-  Object.assign(explain, { run: maps.run, tokens: explainable(), heats: new Map(), shown: null, part: 0, busy: true });
-  trial.busy = false; // one at a time: what is running ends
+  Object.assign(explain, { run: maps.run, tokens: explainable(), heats: new Map(), shown: null, part: 0, busy: true, left: false });
+  leaveTrial();
   trigger("explain", { run: explain.run, tokens: explain.tokens });
   redraw();
 });

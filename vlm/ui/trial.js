@@ -15,12 +15,16 @@ const trial = {
 
 function takeTried(news) {
   redraw();
-  if (!trial.busy) return; // it was ended, and this was on its way
   if (!news.run) trial.busy = false; // stopped, or failed
   if (!isAwaited(news)) return;
-  if (news.ended) trial.busy = false;
+  trial.busy = !news.ended;
   trial.found.set(trial.asked, { ...news, over: trial.over });
   if (news.ended) say(`${trialNamed(news.trial).title}: ${TRIALS[news.trial].words(news.found)}`);
+}
+
+// One thing at a time: a test that is running ends, and what is on its way is too late.
+function leaveTrial() {
+  Object.assign(trial, { busy: false, number: trial.number + 1 });
 }
 
 function isAwaited({ run, token, number }) {
@@ -42,7 +46,8 @@ function drawTrial() {
   if (!props.trials) return;
   const token = triedToken();
   if (trial.run !== maps.run || trial.token !== token) {
-    Object.assign(trial, { run: maps.run, token, busy: false, number: trial.number + 1 });
+    Object.assign(trial, { run: maps.run, token });
+    leaveTrial();
     trial.found.clear();
   }
   const kind = TRIALS[trial.kind];
@@ -123,7 +128,7 @@ part(".try").addEventListener("click", () => {
   const kind = TRIALS[trial.kind];
   Object.assign(trial, { asked: trialKey(), over: kind.mapped ? mapName() : "", number: trial.number + 1, busy: true });
   trial.found.delete(trial.asked);
-  explain.busy = false; // one at a time: what is running ends
+  Object.assign(explain, { busy: false, left: true });
   const { run, token, number } = trial;
   trigger("test", { run, token, number, trial: trial.kind, ...kind.told() });
   redraw();

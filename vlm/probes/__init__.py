@@ -25,6 +25,7 @@ from vlm.probes.faithfulness import (
 from vlm.probes.knockout import Knockout, knockout
 from vlm.probes.lens import Lens, logit_lens, patch_lens
 from vlm.probes.methods import METHODS, Method
+from vlm.probes.news import News
 from vlm.probes.occlusion import covered, occluding, occlusion
 from vlm.probes.patching import Noise, activation_patching
 from vlm.probes.relevancy import gradient_attention, on_image, relevancy
@@ -39,7 +40,7 @@ from vlm.probes.scores import (
 )
 from vlm.probes.sinks import position_sinks, static_sinks, without_sinks
 from vlm.probes.tam import token_activation
-from vlm.probes.trials import TRIALS, News, Trial
+from vlm.probes.trials import TRIALS, Trial
 from vlm.probes.vision import looked_at, patch_attention, vision_attention
 
 __all__ = [

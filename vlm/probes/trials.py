@@ -11,9 +11,8 @@ and numbers alone, None where nothing is known yet: it is for the page and its A
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -25,6 +24,7 @@ from vlm.probes.faithfulness import Curve, deleting, inserting, random_order
 from vlm.probes.knockout import Knockout
 from vlm.probes.lens import logit_lens
 from vlm.probes.methods import recorded
+from vlm.probes.news import News, Telling
 from vlm.probes.patching import Noise, activation_patching
 from vlm.probes.positions import Group, mask_of
 from vlm.probes.scores import Box, patches_in
@@ -37,14 +37,6 @@ STEPS = 8  # of a curve
 MAX_POSITIONS = 48  # of the text, those nearest to the token
 
 Heat = Tensor | Sequence[Sequence[float]]  # [rows, columns]
-
-
-class News(NamedTuple):
-    """`done` of so many passes, and what is found so far."""
-
-    done: int
-    of: int
-    found: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -135,7 +127,7 @@ def cutting(
     ]
     grown = [[None] * heads for _ in range(layers)]
     found = {"probability": float(before.exp()), "cuts": told, "heads": grown}
-    telling = _Telling(1 + len(cuts) * (1 + DRAWS) + layers * heads, found)
+    telling = Telling(1 + len(cuts) * (1 + DRAWS) + layers * heads, found)
     yield telling.one_more()
     for each in told:
         each["change"] = change(edits[each["name"]])
@@ -172,7 +164,7 @@ def taking_away(asked: Asked, index: int, *, heat: Heat) -> Iterator[News]:
         for name, order in orders.items()
     }
     found = {way: dict.fromkeys(orders) for way in ("deletion", "insertion")}
-    telling = _Telling(len(curves) * (steps + 1), found)
+    telling = Telling(len(curves) * (steps + 1), found)
     for (way, name), curve in curves.items():
         for so_far in curve:
             found[way][name] = _told(so_far, steps)
@@ -217,7 +209,7 @@ def putting_back(
             for group in groups
         ],
     }
-    telling = _Telling(len(groups) + 2 * len(layers), found)
+    telling = Telling(len(groups) + 2 * len(layers), found)
     patching = {"clean": asked, "corrupt": corrupt, "index": index}
     scores = activation_patching(**patching, axis="position", at=layer, groups=groups)
     for at, (_, score) in enumerate(scores):
@@ -264,17 +256,6 @@ TRIALS = {
         putting_back,
     ),
 }
-
-
-class _Telling:
-    """Counts passes, and tells what was found up to each of them."""
-
-    def __init__(self, of: int, found: dict[str, Any]) -> None:
-        self.done, self.of, self.found = 0, of, found
-
-    def one_more(self) -> News:
-        self.done += 1
-        return News(self.done, self.of, deepcopy(self.found))
 
 
 def _hottest(heat: Heat, grid: int) -> Tensor:

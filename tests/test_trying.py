@@ -176,6 +176,17 @@ def test_what_is_cut_and_every_head_show_what_the_knockout_gives(page, asked, ro
     for at, change in enumerate(sum(found["heads"], [])):
         name = f"layer {at // 4}, head {at % 4}: {words(change)}"
         expect(cells.nth(at)).to_have_attribute("aria-label", name)
+    colours = cells.evaluate_all(
+        """all => all.map((each) => [
+          each.classList.contains("falls"),
+          parseFloat(each.style.getPropertyValue("--part")),
+        ])"""
+    )
+    changes = sum(found["heads"], [])
+    most = max(map(abs, changes))
+    for (falls, part), change in zip(colours, changes, strict=True):
+        assert falls is (change < 0)
+        assert part == pytest.approx(100 * abs(change) / most, abs=0.6)
 
 
 def test_curves_show_what_deletion_and_insertion_give(page, asked):

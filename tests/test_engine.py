@@ -28,7 +28,7 @@ def greedy_ids(pair: Pair, images, prompt: str, answer: str = "", count: int = 2
 
 
 def test_a_stream_gives_transformers_greedy_ids(both: Pair) -> None:
-    image = picture()
+    image = picture(5)
     steps = both.engine.stream(image, PROMPT, max_tokens=24, stop=())
     ids = [step.token for step in steps]
     assert ids == greedy_ids(both, [image], PROMPT)

@@ -609,7 +609,8 @@ def test_tries_have_their_place_before_they_come(stand, fresh):
 
 
 def test_selection_focus_and_scroll_survive_the_stream(stand, fresh):
-    page, engine = fresh, FakeEngine(delay=0.02)
+    # Slow enough that it still runs on a busy machine when it is looked at.
+    page, engine = fresh, FakeEngine(delay=0.05)
     ask = Ask(engine.name, PICTURE, "caption forever", "", Settings(max_tokens=400))
     stand.plays = lambda: views(engine, stand.store, ask)
     page.reload()

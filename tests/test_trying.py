@@ -214,7 +214,7 @@ def test_curves_show_what_deletion_and_insertion_give(page, asked):
 
 def test_what_noise_takes_and_states_bring_back_is_shown(page, asked):
     chosen(page, "patching")
-    assert len(texts(page, ".places > div")) == 2 + 3 + TOKEN
+    expect(page.locator("#scope .places > div")).to_have_count(2 + 3 + TOKEN)
     press(page)
     found = end("patching", asked, layer=2)
     shown = texts(page, ".mended > div > span")

@@ -18,8 +18,9 @@ FLOORS = (
     "paligemma",
     "hub image masks samplers tokenizer",
     "caption weights",
-    "checkpoint graphs grounding prefix quantize trace",
-    "answer",
+    "checkpoint exact graphs grounding prefix quantize trace",
+    "answer int8_file",
+    "arithmetic",
     "engine pair_checkpoint",
     "anatomy contrastive probes",
     "vlm",  # the door: `import vlm`

@@ -11,7 +11,7 @@ Facts only: nothing is computed with the weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm.engine import Engine
-from vlm.hub import HEAD
+from vlm.hub import EMBEDDING, HEAD
 from vlm.paligemma import prefix_mask
 
 Kind = Literal["image", "bos", "prompt", "newline", "answer"]
@@ -62,15 +62,21 @@ class Token:
 
 
 def parts(engine: Engine) -> tuple[Part, ...]:
-    """What the weights belong to. A tied head has none of its own and is left out."""
+    """What the weights belong to. A tied head has none of its own and is left out.
+
+    Where it is a copy of the embedding in int8, it takes room, but nothing of it was
+    learnt.
+    """
     state = engine.model.state_dict()
-    if engine.config.decoder.tied_head:
-        del state[HEAD]
+    tied = engine.config.decoder.tied_head
+    head = state.pop(HEAD) if tied else None
     found = []
     for name, begins in PARTS.items():
         own = {key: t for key, t in state.items() if key.startswith(begins)}
         if own:
             found.append(_part(name, own, engine.model))
+    if tied and head.dtype != state[EMBEDDING].dtype:
+        found.append(replace(_part("head", {HEAD: head}, engine.model), parameters=0))
     if engine.masks:
         autoencoder = engine.masks.autoencoder
         found.append(_part("mask autoencoder", autoencoder.state_dict(), autoencoder))

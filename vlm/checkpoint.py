@@ -98,7 +98,7 @@ def load_model(
     with torch.device("meta"):
         model = PaliGemma(config)
     back = hub.rows(post_norms=post_norms, back=True)
-    weights.check(stored, _named(model), folder, back=back)
+    weights.check(stored, named(model), folder, back=back)
 
     home = weights.choose_device(device)
     dtype = weights.choose_dtype(dtype, stored, home)
@@ -158,14 +158,14 @@ def save(
     """Write weights and config.json as the Hub's checkpoints have them.
 
     Raises:
-        ValueError: parts of the model are offloaded and cannot be copied.
+        ValueError: parts of the model are offloaded and cannot be copied, or int8.
     """
     back = hub.rows(post_norms=model.config.decoder.post_norms, back=True)
-    tensors = {rename(name, back): tensor for name, tensor in _named(model).items()}
+    tensors = {rename(name, back): tensor for name, tensor in named(model).items()}
     weights.write(folder, tensors, config_json(model.config), dtype)
 
 
-def _named(model: PaliGemma) -> dict[str, Tensor]:
+def named(model: PaliGemma) -> dict[str, Tensor]:
     """The model's tensors, a tied head left out."""
     state = model.state_dict()
     if model.config.decoder.tied_head:

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlm import checkpoint
+from vlm import arithmetic, checkpoint
 from vlm.answer import Answer, Candidate, Step, Timing
 from vlm.cache import KVCache
 from vlm.edit import LEAVE, Edit
@@ -46,6 +46,7 @@ def load(
     *,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
+    quantize: str = "auto",
     revision: str | None = None,
     token: str | None = None,
     progress: Callable[[str], None] | None = None,
@@ -60,11 +61,20 @@ def load(
             large over several, and leaves on the CPU what does not fit.
         dtype: a torch dtype or its name; "auto" keeps what the files hold, except
             that a small model computes in float32 on a CPU.
+        quantize: "int8" rounds weights and what is multiplied with them, on a CPU:
+            several times as fast, nearly the same answers. "none" does not, nor does
+            "auto" until int8 has been shown to keep a checkpoint's answers.
         revision, token: for the Hub.
         progress: told in words what is being done.
     Raises:
         ValueError: what is wrong with the checkpoint or the arguments, and what to do.
     """
+    arithmetic.check(quantize)
+    if quantize == "int8" and str(dtype) != "auto":
+        raise ValueError(
+            f"int8 goes with float32 between its products, not with dtype {dtype!r}: "
+            "leave one of the two out"
+        )
     tell = progress or (lambda words: None)
     tell(f"Looking for {source}")
     folder = checkpoint.find(source, revision=revision, token=token, progress=progress)
@@ -74,10 +84,11 @@ def load(
     )
     tell("Reading weights")
     model = checkpoint.load_model(folder, config, device=device, dtype=dtype)
+    computing = arithmetic.settle(model, folder, quantize, progress=tell)
     name = Path(source).name if Path(source).is_dir() else str(source)
     path = folder / MASKS
     masks = Masks.load(path) if path.is_file() else None
-    return Engine(model, tokenizer, name=name, masks=masks)
+    return Engine(model, tokenizer, name=name, masks=masks, arithmetic=computing)
 
 
 class Engine:
@@ -90,12 +101,14 @@ class Engine:
         *,
         name: str = "paligemma",
         masks: Masks | None = None,
+        arithmetic: str | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.config = model.config
         self.name = name
         self.masks = masks
+        self.arithmetic = arithmetic or str(self.dtype).removeprefix("torch.")
         self.features = Kept(KEPT_FEATURES)
         self.prefixes = Kept(KEPT_PREFIXES)
 
@@ -107,24 +120,33 @@ class Engine:
         place = getattr(hook, "execution_device", None)
         return parameter.device if place is None else torch.device(place)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of inputs, and of what passes between the layers."""
+        return self.model.vision.patches.weight.dtype
+
     def describe(self) -> dict[str, Any]:
-        """What is loaded, where, and how large."""
-        parameters = list(self.model.parameters())
+        """What is loaded, where, how large, and in which arithmetic it computes."""
         decoder = self.config.decoder
         row = 2 * decoder.depth * decoder.kv_heads * decoder.head_size
         return {
             "name": self.name,
             "device": str(self.device),
-            "dtype": str(parameters[0].dtype).removeprefix("torch."),
-            "parameters": sum(p.numel() for p in parameters),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "arithmetic": self.arithmetic,
+            "parameters": sum(t.numel() for t in checkpoint.named(self.model).values()),
             "layers": decoder.depth,
             "heads": decoder.heads,
             "grid": [self.config.vision.grid] * 2,
             "image_size": self.config.vision.image_size,
             "tasks": list(self.config.tasks),
             "note": self.config.note,
-            "cache_bytes": row * parameters[0].element_size(),  # for each position
+            "cache_bytes": row * self.dtype.itemsize,  # for each position
         }
+
+    def threads(self) -> int:
+        """With how many of torch's threads it writes answers soonest: measured."""
+        return arithmetic.threads(self.model)
 
     @torch.no_grad()
     def look(
@@ -143,7 +165,7 @@ class Engine:
         if kept is None:
             config = self.config.vision
             x = pixels(image, config.image_size, channels=config.channels)
-            x = x.to(self.device, self.model.projector.weight.dtype)
+            x = x.to(self.device, self.dtype)
             kept = self.model.look(x, tap) if watched else self.model.look(x)
             if keep:
                 self.features.put(key, kept)

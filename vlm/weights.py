@@ -27,7 +27,7 @@ def open_weights(folder: Path, rows: dict[str, str]) -> dict[str, Stored]:
         ValueError: a file is missing or damaged, or holds a tensor twice.
     """
     stored: dict[str, Stored] = {}
-    for path in _files(folder):
+    for path in files(folder):
         try:
             file = safe_open(path, "pt")
         except SafetensorError as error:
@@ -79,12 +79,14 @@ def write(
     """Put tensors and config.json into a folder.
 
     Raises:
-        ValueError: some of the tensors are offloaded and cannot be copied.
+        ValueError: some of the tensors are offloaded and cannot be copied, or int8.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if away := [name for name, tensor in tensors.items() if tensor.is_meta]:
         raise ValueError(f"load it on one device to save it; away are {some(away)}")
+    if rounded := [name for name, t in tensors.items() if t.dtype == torch.int8]:
+        raise ValueError(f"load it without int8 to save it; int8 are {some(rounded)}")
     copies = {name: t.to("cpu", dtype).contiguous() for name, t in tensors.items()}
     raw = {**raw, "torch_dtype": str(dtype)[6:]}
     (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
@@ -110,7 +112,7 @@ class Stored:
         return self.shape == other.shape and torch.equal(self.read(), other.read())
 
 
-def _files(folder: Path) -> list[Path]:
+def files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     shards = set(read_json(folder / INDEX).get("weight_map", {}).values())

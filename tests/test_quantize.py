@@ -1,0 +1,479 @@
+"""Int8 linears against integers counted one by one, float64, and transformers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from engines import PIECES, picture
+from oracle import (
+    IMAGE,
+    TEXT,
+    VISION,
+    VOCABULARY,
+    batch,
+    load,
+    random_model,
+    read,
+    write,
+)
+from test_exact import distance, mapped_from
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import vlm
+from vlm import arithmetic, checkpoint, int8_file, quantize
+from vlm.quantize import Int8Linear, linears, product, quantize_rows
+from vlm.tiny.vocabulary import train_vocabulary
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test leaves anything in the user's own cache."""
+    cached = partial(int8_file.cached_assets_path, assets_dir=tmp_path / "cache")
+    monkeypatch.setattr(int8_file, "cached_assets_path", cached)
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("rows", [1, 2, 40, 700])
+@pytest.mark.parametrize("width, out", [(64, 96), (333, 1025), (4304, 31)])
+def test_integers_are_multiplied_exactly(rows, width, out):
+    dice = torch.Generator().manual_seed(rows)
+    x, weight = (
+        torch.randint(-127, 128, shape, generator=dice)
+        for shape in ((rows, width), (out, width))
+    )
+    x[:, 0] = 127  # so that the scale of every row is one
+    ones = torch.ones(out, 1)
+    got = product(x.float(), weight.to(torch.int8), ones)
+    assert torch.equal(got.double(), x.double() @ weight.double().T)
+
+
+def test_the_largest_sums_fit():
+    x, weight = torch.full((2, 16384), 127.0), torch.full((2, 16384), 127)
+    weight[1] = -127
+    got = product(x, weight.to(torch.int8), torch.ones(2, 1))
+    assert got.tolist() == [[16384.0 * 127**2, -16384.0 * 127**2]] * 2
+
+
+def test_a_product_is_no_further_off_than_rounding_allows():
+    x, weight = random(50, 600) * sizes(50), random(80, 600) * sizes(80)
+    rounded, scale = quantize_rows(weight)
+    got = product(x, rounded, scale).double()
+    exact = x.double() @ weight.double().T
+    half_x = quantize_rows(x)[1].double() / 2  # [M, 1], at most off by this
+    half_weight = scale.double().T / 2
+    ones = torch.ones(600, dtype=torch.float64)
+    bound = (x.double().abs() @ ones)[:, None] * half_weight
+    bound += half_x * (weight.double().abs() @ ones) + 600 * half_x * half_weight
+    assert ((got - exact).abs() <= bound * (1 + 1e-5)).all()
+
+
+def test_rounding_is_to_the_nearest_and_the_largest_becomes_127():
+    x = random(30, 500) * sizes(30)
+    rows, scales = quantize_rows(x)
+    assert (rows.int().abs().amax(1) == 127).all() and rows.min() == -127
+    assert ((rows * scales - x).abs() <= scales * 0.50001).all()
+
+
+def test_every_row_has_a_scale_of_its_own():
+    weight = quantize_rows(random(70, 300))
+    x = random(3, 300) * torch.tensor([[1e-6], [1.0], [1e6]])
+    together = product(x, *weight)
+    for row, alone in zip(together, x):
+        assert torch.equal(row, product(alone[None], *weight)[0])
+    assert distance(together, x.double() @ (weight[0] * weight[1]).double().T) < 0.02
+
+
+def test_rows_of_zeros_stay_zeros():
+    x, weight = random(4, 64), random(5, 64)
+    x[1], weight[2] = 0, 0
+    for rows in (x, x[1:2]):
+        got = product(rows, *quantize_rows(weight))
+        assert got.isfinite().all() and (got[:, 2] == 0).all()
+    assert (product(x, *quantize_rows(weight))[1] == 0).all()
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16, torch.float32])
+def test_in_chunks_it_is_the_same(half, monkeypatch):
+    x, weight = random(600, 40), random(2500, 40).to(half)
+    whole = quantize_rows(weight)
+    expected = product(x, *whole)
+    monkeypatch.setattr(quantize, "BLOCK", 100)
+    monkeypatch.setattr(quantize, "SUMS", 600)
+    for ours, theirs in zip(quantize_rows(weight), whole):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(product(x, *whole), expected)
+
+
+def test_a_layer_has_its_bias_and_any_number_of_axes():
+    plain = nn.Linear(60, 50)
+    layer = Int8Linear(*quantize_rows(plain.weight.detach()), plain.bias)
+    x = random(2 * 3 * 4, 60).view(2, 3, 4, 60)
+    assert layer(x).shape == (2, 3, 4, 50)
+    assert distance(layer(x), plain(x).detach()) < 0.03
+    assert torch.equal(layer(x)[1, 2, 3], layer(x[1:, 2:, 3:])[0, 0, 0])
+
+
+def test_gradients_pass_straight_through_what_was_rounded(monkeypatch):
+    monkeypatch.setattr(quantize, "SUMS", 60 * 7)
+    weight = quantize_rows(random(50, 60))
+    x = random(6, 60).requires_grad_()
+    push = random(6, 50)
+    (Int8Linear(*weight, None)(x) * push).sum().backward()
+    expected = push.double() @ (weight[0].double() * weight[1].double())
+    torch.testing.assert_close(x.grad.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", ["several", "one"])
+def test_a_processor_whose_sums_overflow_is_noticed(rows, monkeypatch, tmp_path):
+    def saturating(x: Tensor, weight: Tensor) -> Tensor:
+        """Pairs of u8 times s8 products in 16 bits: `pmaddubsw`, before VNNI."""
+        if (len(x) == 1) != (rows == "one"):
+            return torch.matmul(x.int(), weight.int())
+        pairs = (x.int() + 128)[:, :, None] * weight.int()[None]  # [M, K, N]
+        pairs = pairs.unflatten(1, (-1, 2)).sum(2).clamp(-(2**15), 2**15 - 1)
+        return (pairs.sum(1) - 128 * weight.int().sum(0)).int()
+
+    assert quantize.is_exact.__wrapped__()
+    monkeypatch.setattr(torch, "_int_mm", saturating)
+    assert not quantize.is_exact.__wrapped__()
+    monkeypatch.setattr(quantize, "is_exact", lambda: False)
+    model = load(write(tmp_path / "model", random_model("gemma")))
+    with pytest.raises(ValueError, match="VNNI.*quantize='none'"):
+        arithmetic.settle(model, tmp_path / "model", "int8")
+
+
+@torch.no_grad()
+# Norms behind the branches bring what each of them rounds to full size.
+@pytest.mark.parametrize("kind, least", [("gemma", 0.999), ("gemma2", 0.998)])
+def test_logits_point_where_those_of_transformers_do(kind, least, tmp_path):
+    folder = write(tmp_path / "model", wide_model(kind).to(torch.bfloat16))
+    oracle, model = read(folder), load(folder, dtype="bfloat16")
+    asked = batch(model, prompts=(9,), answer=12)
+    expected = oracle(**asked.theirs()).logits[0].double()
+    assert arithmetic.settle(model, folder, "int8") == "int8"
+    features = model.look(asked.pixels)
+    got = model(asked.ids, features, **asked.ours())[0].double()
+    assert F.cosine_similarity(got, expected).min() > least
+    assert distance(got, expected) > 1e-3  # so it is in int8
+
+
+def test_every_linear_is_swapped_and_nothing_else(cases, tmp_path):
+    folder = copied(cases["gemma"].folder, tmp_path)
+    plain, model = load(folder), load(folder)
+    arithmetic.settle(model, folder, "int8")
+    assert not linears(model)
+    swapped = {k: p for k, p in model.named_modules() if isinstance(p, Int8Linear)}
+    assert swapped.keys() == linears(plain).keys() and "decoder.head" in swapped
+    matrices = {f"{name}.weight" for name in swapped}
+    state = model.state_dict()
+    for name, tensor in plain.state_dict().items():
+        if name not in matrices:
+            assert torch.equal(state[name], tensor), name
+    ids = torch.arange(VOCABULARY)[None]
+    assert torch.equal(model.decoder.embed(ids), plain.decoder.embed(ids))
+
+
+def test_the_file_is_made_once_and_mapped(cases, tmp_path, monkeypatch):
+    folder = copied(cases["gemma"].folder, tmp_path)
+    made = counted(monkeypatch)
+    first, again = (settled(folder) for _ in range(2))
+    assert len(made) == len(linears(load(folder)))
+    file = tmp_path / "model-int8.safetensors"
+    expected = linears(load(folder))
+    for model in (first, again):
+        for name, part in model.named_modules():
+            if isinstance(part, Int8Linear):
+                rows, scales = quantize_rows(expected[name].weight)
+                assert torch.equal(part.weight, rows), name
+                assert torch.equal(part.scale, scales), name
+                assert mapped_from(part.weight) == str(file)
+    assert files(tmp_path) == ["model", "model-int8.safetensors"]
+
+
+def rewritten(folder: Path, file: Path) -> None:
+    write(folder, random_model("gemma", seed=9))
+
+
+def touched(folder: Path, file: Path) -> None:
+    os.utime(folder / "model.safetensors")
+
+
+def cut_short(folder: Path, file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def garbled(folder: Path, file: Path) -> None:
+    file.write_bytes(b"no safetensors")
+
+
+def of_another_model(folder: Path, file: Path) -> None:
+    other = write(folder.parent / "other", random_model("gemma2"))
+    settled(other)
+    (folder.parent / "other-int8.safetensors").rename(file)
+
+
+def of_another_scheme(folder: Path, file: Path) -> None:
+    assert int8_file.SCHEME.encode() in file.read_bytes()
+    other = int8_file.SCHEME[::-1].encode()
+    file.write_bytes(file.read_bytes().replace(int8_file.SCHEME.encode(), other))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [rewritten, touched, cut_short, garbled, of_another_model, of_another_scheme],
+)
+def test_a_file_of_other_weights_is_refused_and_made_again(
+    change: Callable[[Path, Path], None], cases, tmp_path, monkeypatch
+):
+    folder = copied(cases["gemma"].folder, tmp_path)
+    settled(folder)
+    change(folder, tmp_path / "model-int8.safetensors")
+    made = counted(monkeypatch)
+    model, expected = settled(folder), linears(load(folder))
+    assert len(made) == len(expected)
+    assert torch.equal(
+        model.decoder.head.weight, quantize_rows(expected["decoder.head"].weight)[0]
+    )
+    settled(folder)
+    assert len(made) == len(expected)  # not a third time
+
+
+def test_an_interrupted_write_leaves_nothing(cases, tmp_path, monkeypatch):
+    folder = copied(cases["gemma"].folder, tmp_path)
+
+    def interrupted(x: Tensor):
+        made.append(x)
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return quantize_rows(x)
+
+    made: list[Tensor] = []
+    monkeypatch.setattr(int8_file, "quantize_rows", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        settled(folder)
+    assert files(tmp_path) == ["model"]
+    settled(folder)
+    assert files(tmp_path) == ["model", "model-int8.safetensors"]
+
+
+def test_no_more_than_a_chunk_is_in_memory_while_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(int8_file, "CHUNK", 40 * 10)
+    seen = []
+
+    def watched(x: Tensor):
+        seen.append(x.numel())
+        return quantize_rows(x)
+
+    monkeypatch.setattr(int8_file, "quantize_rows", watched)
+    tensors = {"a": random(95, 40), "b": random(3, 40), "c": random(7, 33)}
+    path = tmp_path / "some.safetensors"
+    int8_file.write(path, tensors, "here")
+    assert max(seen) == 400 and len(seen) == 12
+    held = int8_file.read(path, tensors, "here")
+    for name, tensor in tensors.items():
+        for ours, expected in zip(held[name], quantize_rows(tensor)):
+            assert torch.equal(ours, expected), name
+
+
+def test_a_folder_that_cannot_be_written_has_its_file_in_the_cache(
+    cases, tmp_path, cache, monkeypatch
+):
+    folder = copied(cases["gemma"].folder, tmp_path)
+    (tmp_path / "model-int8.safetensors").mkdir()  # in the way
+    model = settled(folder)
+    (file,) = cache.rglob("*.safetensors")
+    assert mapped_from(model.decoder.head.weight) == str(file)
+    made = counted(monkeypatch)
+    settled(folder)
+    assert not made
+
+
+def test_where_nothing_can_be_written_it_is_made_in_memory(cases, tmp_path, cache):
+    folder = copied(cases["gemma"].folder, tmp_path)
+    (tmp_path / "model-int8.safetensors").mkdir()
+    cache.write_text("in the way")
+    said: list[str] = []
+    model = load(folder)
+    arithmetic.settle(model, folder, "int8", progress=said.append)
+    assert any("cannot be written" in words for words in said)
+    head = linears(load(folder))["decoder.head"].weight
+    assert torch.equal(model.decoder.head.weight, quantize_rows(head)[0])
+
+
+def test_the_file_of_a_hub_revision_lies_beside_the_cache_and_outlives_times(
+    cases, tmp_path, cache, monkeypatch
+):
+    snapshots = tmp_path / "hub" / "models--some--name" / "snapshots"
+    for revision in ("abc", "def"):
+        shutil.copytree(cases["gemma"].folder, snapshots / revision)
+        settled(snapshots / revision)
+    made = counted(monkeypatch)
+    os.utime(snapshots / "abc" / "model.safetensors")
+    settled(snapshots / "abc")
+    assert not made
+    found = sorted(path.relative_to(cache) for path in cache.rglob("*.safetensors"))
+    home = Path("paliscope/models--some--name/int8")
+    assert found == [home / "abc.safetensors", home / "def.safetensors"]
+    shutil.copy(cache / found[0], cache / found[1])
+    settled(snapshots / "def")
+    assert made  # another revision's
+
+
+@torch.no_grad()
+def test_two_requests_at_once_get_what_they_get_alone():
+    layer = Int8Linear(*quantize_rows(random(900, 600)), None)
+    asked = [random(1 + 39 * i, 600) * 10**i for i in range(2)]
+    alone = [layer(x) for x in asked]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(30):
+            for got, expected in zip(pool.map(layer, asked), alone):
+                assert torch.equal(got, expected)
+
+
+def test_int8_is_refused_where_it_is_not_computed(cases, tmp_path):
+    folder = copied(cases["gemma"].folder, tmp_path)
+    spread = load(folder)
+    spread.hf_device_map = {"vision": 0, "decoder": "cpu"}
+    for model in (spread, load(folder, device="meta")):
+        before = linears(model).keys()
+        with pytest.raises(ValueError, match="device='cpu'.*leave quantize out"):
+            arithmetic.settle(model, folder, "int8")
+        assert linears(model).keys() == before
+    assert files(tmp_path) == ["model"]
+
+
+def test_int8_weights_are_not_saved_as_if_they_were_weights(cases, tmp_path):
+    model = settled(copied(cases["gemma"].folder, tmp_path))
+    with pytest.raises(ValueError, match="without int8 to save it"):
+        checkpoint.save(model, tmp_path / "saved")
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a vocabulary, to be asked through an engine."""
+    folder = tmp_path_factory.mktemp("asked") / "model"
+    model = random_model("gemma", vocabulary=PIECES + 7, image=PIECES, strength=1.4)
+    write(folder, model)
+    train_vocabulary(folder / "tokenizer.model")
+    return folder
+
+
+def test_an_engine_says_that_it_is_int8_and_counts_what_was_learnt(asked):
+    engine = vlm.load(asked, device="cpu", quantize="int8")
+    plain = vlm.load(asked, device="cpu", quantize="none")
+    told, expected = engine.describe(), plain.describe()
+    assert (told["arithmetic"], expected["arithmetic"]) == ("int8", "float32")
+    assert {**told, "arithmetic": "float32"} == expected
+    parts = {part.name: part for part in vlm.anatomy.parts(engine)}
+    counted = {name: part.parameters for name, part in parts.items()}
+    assert counted.pop("head") == 0
+    assert counted == {p.name: p.parameters for p in vlm.anatomy.parts(plain)}
+    assert "int8" in parts["decoder"].dtypes and "int8" in parts["vision tower"].dtypes
+    head = engine.model.decoder.head.weight
+    assert (parts["head"].bytes, parts["head"].dtypes) == (head.numel(), ("int8",))
+
+
+def test_auto_does_not_quantise_what_has_not_been_shown_to_stand_it(asked):
+    engine = vlm.load(asked, device="cpu")
+    assert engine.describe()["arithmetic"] == "float32"
+    assert not any(isinstance(part, Int8Linear) for part in engine.model.modules())
+
+
+@pytest.mark.parametrize(
+    "how, said",
+    [
+        ({"quantize": "int4"}, "'auto', 'none', 'int8'.*not 'int4'"),
+        ({"quantize": "int8", "dtype": "bfloat16"}, "leave one of the two out"),
+        ({"quantize": "int8", "device": "meta"}, "device='cpu'"),
+    ],
+)
+def test_what_does_not_go_together_is_told(asked, how, said):
+    with pytest.raises(ValueError, match=said):
+        vlm.load(asked, **{"device": "cpu", **how})
+
+
+def test_answers_edits_and_traces_work_in_int8(asked):
+    engine = vlm.load(asked, device="cpu", quantize="int8")
+    plain = vlm.load(asked, device="cpu")
+    trace = vlm.Trace()
+    steps = list(
+        engine.stream(picture(), "detect cat", tap=trace, max_tokens=6, stop=())
+    )
+    answer = [step.token for step in steps]
+    scored = [e.score(picture(), "detect cat", answer) for e in (engine, plain)]
+    chances = torch.tensor([[step.probability for step in each] for each in scored])
+    streamed = torch.tensor([step.probability for step in steps])
+    torch.testing.assert_close(chances[0], streamed, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(chances[0], chances[1], rtol=0.2, atol=0.02)
+    heat = vlm.probes.image_attention(trace, 5, layer=-1)
+    assert heat.isfinite().all() and heat.sum() > 0
+    asking = [
+        vlm.probes.Asked(e, picture(), "detect cat", tuple(answer))
+        for e in (engine, plain)
+    ]
+    for probe in (vlm.probes.relevancy, vlm.probes.gradient_attention):
+        ours, expected = (probe(each, 2).flatten().double() for each in asking)
+        assert F.cosine_similarity(ours, expected, dim=0) > 0.99
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def sizes(rows: int) -> Tensor:
+    """float32 [rows, 1], from very small to very large."""
+    return 10.0 ** torch.linspace(-4, 4, rows)[:, None]
+
+
+def wide_model(kind: str) -> transformers.PaliGemmaForConditionalGeneration:
+    """Eight layers, wide enough that rounding averages out, as in real ones."""
+    text = {"model_type": kind, "num_key_value_heads": 1, "head_dim": 64}
+    wide = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8}
+    narrow = {"hidden_size": 144, "intermediate_size": 512, "num_hidden_layers": 6}
+    torch.manual_seed(5)
+    return transformers.PaliGemmaForConditionalGeneration(
+        transformers.PaliGemmaConfig(
+            text_config={**TEXT, **wide, **text},
+            vision_config={"model_type": "siglip_vision_model", **VISION, **narrow},
+            projection_dim=512,
+            image_token_index=IMAGE,
+            bos_token_id=2,
+            eos_token_id=1,
+            pad_token_id=0,
+        )
+    )
+
+
+def copied(folder: Path, to: Path) -> Path:
+    return Path(shutil.copytree(folder, to / "model"))
+
+
+def settled(folder: Path):
+    model = load(folder)
+    arithmetic.settle(model, folder, "int8")
+    return model
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """What is quantised from now on."""
+    made: list[Tensor] = []
+
+    def quantized(x: Tensor):
+        made.append(x)
+        return quantize_rows(x)
+
+    monkeypatch.setattr(int8_file, "quantize_rows", quantized)
+    return made
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.name != "cache")

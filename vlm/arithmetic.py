@@ -1,0 +1,110 @@
+"""Which arithmetic a loaded model is to use on this machine: measured, then put in.
+
+Flags of a processor say little about its kernels: a product in bfloat16 may be twice
+as fast as one in float32 or hundreds of times slower. So the real ones are run, on
+little matrices, for a few hundredths of a second.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vlm import exact, int8_file, quantize
+from vlm.paligemma import PaliGemma
+
+QUANTIZE = ("auto", "none", "int8")
+SHORT = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+def settle(
+    model: PaliGemma,
+    folder: Path,
+    quantized: str = "auto",
+    *,
+    progress: Callable[[str], None] = lambda words: None,
+) -> str:
+    """Swap in what a model on a CPU computes with, and say in words what it is.
+
+    Args:
+        folder: the checkpoint's, beside which its int8 weights are kept.
+        quantized: "int8"; or "none", the weights' own values. "auto" is the same as
+            "none" until int8 has been shown to keep a checkpoint's answers.
+    Raises:
+        ValueError: int8 cannot be had here; the text says why.
+    """
+    check(quantized)
+    like = model.decoder.norm.scale
+    alone_on_cpu = like.device.type == "cpu" and not hasattr(model, "hf_device_map")
+    if quantized == "int8":
+        if not alone_on_cpu:
+            raise ValueError(
+                "int8 is computed on a CPU, and this model is on another device: "
+                "load it with device='cpu', or leave quantize out"
+            )
+        if not quantize.is_exact():
+            raise ValueError(
+                "this processor's int8 products overflow (it lacks VNNI "
+                "instructions): load with quantize='none'"
+            )
+        matrices = {k: part.weight for k, part in quantize.linears(model).items()}
+        quantize.swap(model, int8_file.quantized(folder, matrices, progress))
+        exact.swap(model)
+        return "int8"
+    if alone_on_cpu and like.dtype in SHORT and not half_pays(like.dtype):
+        exact.swap(model)
+        return f"{SHORT[like.dtype]} weights, float32 arithmetic"
+    return str(like.dtype).removeprefix("torch.")
+
+
+def check(quantized: str) -> None:
+    """Raises ValueError for what `settle` does not know."""
+    if quantized not in QUANTIZE:
+        raise ValueError(f"quantize is one of {QUANTIZE}, not {quantized!r}")
+
+
+@cache
+def half_pays(dtype: torch.dtype) -> bool:
+    """Whether products in half precision are faster here than widened to float32."""
+    x, weight = torch.ones(64, 1024), torch.ones(1024, 1024, dtype=dtype)
+    narrow = x.to(dtype)
+    wide = quickest(lambda: exact.product(x, weight))
+    return quickest(lambda: F.linear(narrow, weight)) < wide
+
+
+def threads(model: PaliGemma) -> int:
+    """How many threads write answers soonest: all, or one where they would only wait.
+
+    Measured with what each token needs most, an MLP for a single row.
+    """
+    most = torch.get_num_threads()
+    mlp, norm = model.decoder.blocks[0].mlp, model.decoder.norm.scale
+    if most == 1 or norm.device.type != "cpu":
+        return most
+    row = torch.ones(1, 1, len(norm), dtype=norm.dtype)
+    took = {count: _with_threads(count, mlp, row) for count in (most, 1)}
+    torch.set_num_threads(most)
+    return min(took, key=took.__getitem__)
+
+
+@torch.no_grad()
+def _with_threads(count: int, part: nn.Module, x: Tensor) -> float:
+    torch.set_num_threads(count)
+    return quickest(lambda: part(x))
+
+
+def quickest(act: Callable[[], object], budget: float = 0.05) -> float:
+    """Seconds that a repeated act takes at best; the first time does not count."""
+    act()
+    end, best = time.perf_counter() + budget, float("inf")
+    while best == float("inf") or time.perf_counter() < end:
+        start = time.perf_counter()
+        act()
+        best = min(best, time.perf_counter() - start)
+    return best

@@ -1,0 +1,110 @@
+"""Half-precision weights, float32 arithmetic: for a CPU that cannot do otherwise well.
+
+Weights stay where they are, mapped from the checkpoint's files. For several rows (an
+image, a prompt) a few rows of weights at a time are widened to float32 and multiplied
+there, at the speed of float32 and in half its memory; without instructions for it, a
+product in half precision takes three times as long. For a single row, a generated
+token, reading the weights is what takes time, and `torch.mv` reads them as they are:
+it sums in float32, but rounds what comes in and goes out to half precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+WIDENED = 1 << 22  # weights at a time: 16 MiB of float32
+
+HALVES = (torch.bfloat16, torch.float16)
+
+
+class HalfLinear(nn.Module):
+    """A linear layer, float32 [..., K] to float32 [..., N], of half-precision weights.
+
+    What is widened belongs to the call, so that requests do not share it.
+    """
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = _Product.apply(x.flatten(0, -2), self.weight)
+        out = out.view(*x.shape[:-1], -1)
+        return out if self.bias is None else out + self.bias
+
+
+class HalfEmbedding(nn.Module):
+    """Rows of a half-precision table, float32; those not asked for stay on disk."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight).float()
+
+
+def swap(model: nn.Module) -> None:
+    """Make a model that has half-precision weights compute in float32.
+
+    Linear layers and embeddings keep their weights as they are, tied ones too; all
+    else is small, and becomes float32.
+    """
+    for name, part in list(model.named_modules()):
+        for key, parameter in list(part.named_parameters(recurse=False)):
+            matrix = isinstance(part, (nn.Linear, nn.Embedding)) and key == "weight"
+            if parameter.dtype in HALVES and not matrix:
+                wide = nn.Parameter(parameter.float(), parameter.requires_grad)
+                setattr(part, key, wide)
+        if isinstance(part, nn.Linear) and part.weight.dtype in HALVES:
+            model.set_submodule(name, HalfLinear(part.weight, part.bias))
+        if isinstance(part, nn.Embedding) and part.weight.dtype in HALVES:
+            model.set_submodule(name, HalfEmbedding(part.weight))
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """float32 [M, N]: x [M, K] times half-precision weights [N, K]."""
+    if len(x) == 1:
+        return torch.mv(weight, x[0].to(weight.dtype)).float()[None]
+    out = x.new_empty(len(x), len(weight))
+    start = 0
+    for wide in _widened(weight):
+        torch.mm(x, wide.T, out=out[:, start : start + len(wide)])
+        start += len(wide)
+    return out
+
+
+def _widened(weight: Tensor) -> Iterator[Tensor]:
+    """Some rows after the other in float32, all in the same place."""
+    count = max(1, WIDENED // weight.shape[1])
+    place = torch.empty(min(count, len(weight)), weight.shape[1], device=weight.device)
+    for some in weight.split(count):
+        yield place[: len(some)].copy_(some)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor) -> Tensor:
+        return product(x.detach(), weight.detach())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (weight,) = ctx.saved_tensors
+        back = gradient.new_zeros(len(gradient), weight.shape[1])
+        start = 0
+        for wide in _widened(weight.detach()):
+            back.addmm_(gradient[:, start : start + len(wide)], wide)
+            start += len(wide)
+        return back, None

@@ -72,6 +72,7 @@ class FakeEngine:
             "name": self.name,
             "device": "cpu",
             "dtype": "float32",
+            "arithmetic": "float32",
             "parameters": 0,
             "layers": self.layers,
             "heads": self.heads,

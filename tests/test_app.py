@@ -120,7 +120,15 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 def test_help_names_every_option():
     said = run("--help").stdout
-    for option in ("--model", "--device", "--dtype", "--port", "--share", "--mcp"):
+    for option in (
+        "--model",
+        "--device",
+        "--dtype",
+        "--quantize",
+        "--port",
+        "--share",
+        "--mcp",
+    ):
         assert option in said
 
 

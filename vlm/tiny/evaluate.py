@@ -48,10 +48,12 @@ def evaluate(
     scenes: int = SCENES,
     pair: Path | None = None,
     processes: int = 1,
+    quantize: str = "auto",
 ) -> dict[str, Figure]:
     """Every figure of a checkpoint on that many scenes; each process asks of its own.
 
-    `pair` is the folder of an image and a text tower, to be evaluated as well.
+    `pair` is the folder of an image and a text tower, to be evaluated as well;
+    `quantize` is as in `vlm.load`.
     """
     marks: list[Mark] = []
     start = time.monotonic()
@@ -62,7 +64,7 @@ def evaluate(
         initializer=torch.set_num_threads,
         initargs=(1,),
     ) as pool:
-        share = partial(_examine_scene, checkpoint, sprites)
+        share = partial(_examine_scene, checkpoint, quantize, sprites)
         for done, some in enumerate(pool.map(share, range(scenes), chunksize=4), 1):
             marks += some
             _tell(done, scenes, time.monotonic() - start)
@@ -148,13 +150,15 @@ def load_stock(sprites: Path) -> Stock:
 
 
 @cache
-def load_engine(checkpoint: Path) -> vlm.Engine:
-    return vlm.load(checkpoint)
+def load_engine(checkpoint: Path, quantize: str = "auto") -> vlm.Engine:
+    return vlm.load(checkpoint, quantize=quantize)
 
 
-def _examine_scene(checkpoint: Path, sprites: Path, number: int) -> list[Mark]:
+def _examine_scene(
+    checkpoint: Path, quantize: str, sprites: Path, number: int
+) -> list[Mark]:
     """A part of one process's work; it keeps what it has loaded for the next."""
-    engine = load_engine(checkpoint)
+    engine = load_engine(checkpoint, quantize)
     questions = exam(number, load_stock(sprites), size=side_of(engine))
     return examine(engine, questions)
 
@@ -176,6 +180,7 @@ def main() -> None:
     add("--sprites", type=Path, default=ASSETS, help="a folder of drawings")
     add("--scenes", type=int, default=SCENES)
     add("--pair", type=Path, help="default: CHECKPOINT-pair, if it is there")
+    add("--quantize", default="auto", help="auto, none or int8, as in vlm.load")
     add("--processes", type=int, default=os.cpu_count())
     add("--sheet", type=Path, help=f"draw the first {SHOWN} scenes into this picture")
     add("--json", type=Path, help="write the figures into this file")
@@ -191,15 +196,16 @@ def main() -> None:
         scenes=options.scenes,
         pair=pair,
         processes=options.processes,
+        quantize=options.quantize,
     )
     print(table(found))
     if options.json:
         kept = {"checkpoint": str(options.checkpoint), "sprites": str(options.sprites)}
-        kept |= {"seed": SEED, "scenes": options.scenes}
+        kept |= {"quantize": options.quantize, "seed": SEED, "scenes": options.scenes}
         kept |= {"figures": {name: asdict(figure) for name, figure in found.items()}}
         options.json.write_text(json.dumps(kept, indent=1) + "\n")
     if options.sheet:
-        engine = load_engine(options.checkpoint)
+        engine = load_engine(options.checkpoint, options.quantize)
         show(engine, load_stock(options.sprites)).save(options.sheet, quality=85)
 
 

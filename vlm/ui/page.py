@@ -72,7 +72,7 @@ def _header(abouts: list[dict]) -> str:
     shape = f"{first['layers']} layers × {first['heads']} heads"
     facts = {
         "name": " and ".join(about["name"] for about in abouts),
-        "facts": f"{first['device']} · {first['dtype']}",
+        "facts": f"{first['device']} · {first['arithmetic']}",
     }
     if len(abouts) == 1:
         facts["facts"] = f"{shape} · {facts['facts']}"

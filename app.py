@@ -69,8 +69,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--quantize",
         default="auto",
-        help="int8 is several times as fast on a CPU and answers nearly the same; "
-        "auto and none compute with the weights as they are",
+        help="int8 is faster on a CPU and answers nearly the same; auto and none "
+        "compute with the weights as they are",
     )
     parser.add_argument(
         "--port", type=int, help="the first free one from 7860 if left out"

@@ -62,8 +62,8 @@ def load(
         dtype: a torch dtype or its name; "auto" keeps what the files hold, except
             that a small model computes in float32 on a CPU.
         quantize: "int8" rounds weights and what is multiplied with them, on a CPU:
-            several times as fast, nearly the same answers. "none" does not, nor does
-            "auto" until int8 has been shown to keep a checkpoint's answers.
+            faster, and nearly the same answers. "none" does not, nor does "auto" until
+            int8 has been shown to keep a checkpoint's answers.
         revision, token: for the Hub.
         progress: told in words what is being done.
     Raises:

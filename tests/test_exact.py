@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -150,16 +151,51 @@ def test_where_half_precision_pays_it_is_left_alone(tmp_path, monkeypatch):
     assert not any(isinstance(part, HalfLinear) for part in model.modules())
 
 
-def test_what_pays_is_measured(monkeypatch):
+@pytest.mark.parametrize("half, pays", [(1.0, True), (1.9, False), (5.0, False)])
+def test_what_pays_is_measured_and_a_little_is_not_enough(half, pays, monkeypatch):
     monkeypatch.undo()
-    for wide, narrow in ((2.0, 1.0), (1.0, 2.0)):
-        # The real products are run, and said to take so long.
-        def quickest(act, times=iter((wide, narrow))):  # noqa: B008 - one for each
-            assert act().isfinite().all()
-            return next(times)
 
-        monkeypatch.setattr(arithmetic, "quickest", quickest)
-        assert arithmetic.half_pays.__wrapped__(torch.bfloat16) is (narrow < wide)
+    def quickest(*acts):
+        narrow, wide = (act() for act in acts)  # the real products
+        assert (narrow.dtype, wide.dtype) == (torch.bfloat16, torch.float32)
+        assert (narrow == 1024).all() and (wide == 1024).all()
+        return half, 2.0
+
+    monkeypatch.setattr(arithmetic, "quickest", quickest)
+    assert arithmetic.half_pays.__wrapped__(torch.bfloat16) is pays
+
+
+def test_the_quickest_time_of_each_act_counts_but_not_the_first():
+    waits = {"even": [0.0, 0.01, 0.01], "uneven": [0.0, 0.05, 0.002]}
+
+    def act(name: str) -> None:
+        time.sleep(waits[name].pop(0) if waits[name] else 0.1)
+
+    even, uneven = arithmetic.quickest(
+        lambda: act("even"), lambda: act("uneven"), budget=0.07
+    )
+    assert 0.01 <= even and 0.002 <= uneven < even
+
+
+def test_one_thread_is_chosen_where_several_would_only_wait(tmp_path, monkeypatch):
+    model = load(write(tmp_path, random_model("gemma")))
+    assert arithmetic.threads(model) == 1  # there is no choice in these tests
+    torch.set_num_threads(2)
+    try:
+        for times, expected in (((1.0, 2.0), 1), ((2.0, 1.0), 2)):
+            ran = []
+
+            def quickest(*acts, ran=ran, times=times):
+                for act in acts:
+                    act()
+                    ran.append(torch.get_num_threads())
+                return times
+
+            monkeypatch.setattr(arithmetic, "quickest", quickest)
+            assert arithmetic.threads(model) == expected
+            assert ran == [1, 2] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_float32_and_spread_models_are_left_alone(tmp_path):

@@ -2,7 +2,7 @@
 
 Flags of a processor say little about its kernels: a product in bfloat16 may be twice
 as fast as one in float32 or hundreds of times slower. So the real ones are run, on
-little matrices, for a few hundredths of a second.
+little matrices, for a fraction of a second.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from vlm import exact, int8_file, quantize
@@ -71,40 +71,53 @@ def check(quantized: str) -> None:
 
 @cache
 def half_pays(dtype: torch.dtype) -> bool:
-    """Whether products in half precision are faster here than widened to float32."""
+    """Whether products in half precision are much faster here than in float32.
+
+    Where a processor has instructions for them, they take half the time or less; a
+    smaller difference is not worth what they round.
+    """
     x, weight = torch.ones(64, 1024), torch.ones(1024, 1024, dtype=dtype)
     narrow = x.to(dtype)
-    wide = quickest(lambda: exact.product(x, weight))
-    return quickest(lambda: F.linear(narrow, weight)) < wide
+    half, wide = quickest(
+        lambda: F.linear(narrow, weight), lambda: exact.product(x, weight)
+    )
+    return half * 1.5 < wide
 
 
+@torch.no_grad()
 def threads(model: PaliGemma) -> int:
     """How many threads write answers soonest: all, or one where they would only wait.
 
     Measured with what each token needs most, an MLP for a single row.
     """
     most = torch.get_num_threads()
-    mlp, norm = model.decoder.blocks[0].mlp, model.decoder.norm.scale
-    if most == 1 or norm.device.type != "cpu":
+    mlp, like = model.decoder.blocks[0].mlp, model.decoder.norm.scale
+    if most == 1 or like.device.type != "cpu":
         return most
-    row = torch.ones(1, 1, len(norm), dtype=norm.dtype)
-    took = {count: _with_threads(count, mlp, row) for count in (most, 1)}
+    row = torch.ones(1, 1, len(like), dtype=like.dtype)
+
+    def act(count: int) -> Tensor:
+        torch.set_num_threads(count)
+        return mlp(row)
+
+    alone, together = quickest(lambda: act(1), lambda: act(most))
     torch.set_num_threads(most)
-    return min(took, key=took.__getitem__)
+    return 1 if alone < together else most
 
 
-@torch.no_grad()
-def _with_threads(count: int, part: nn.Module, x: Tensor) -> float:
-    torch.set_num_threads(count)
-    return quickest(lambda: part(x))
+def quickest(*acts: Callable[[], object], budget: float = 0.2) -> list[float]:
+    """Seconds that each of some acts takes at best, taking turns for `budget`.
 
-
-def quickest(act: Callable[[], object], budget: float = 0.05) -> float:
-    """Seconds that a repeated act takes at best; the first time does not count."""
-    act()
-    end, best = time.perf_counter() + budget, float("inf")
-    while best == float("inf") or time.perf_counter() < end:
-        start = time.perf_counter()
+    What else runs on the machine at times slows each of them alike; the first time
+    does not count.
+    """
+    best = [float("inf")] * len(acts)
+    for act in acts:
         act()
-        best = min(best, time.perf_counter() - start)
+    end = time.perf_counter() + budget
+    while best[-1] == float("inf") or time.perf_counter() < end:
+        for i, act in enumerate(acts):
+            start = time.perf_counter()
+            act()
+            best[i] = min(best[i], time.perf_counter() - start)
     return best

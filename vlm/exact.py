@@ -26,7 +26,8 @@ HALVES = (torch.bfloat16, torch.float16)
 class HalfLinear(nn.Module):
     """A linear layer, float32 [..., K] to float32 [..., N], of half-precision weights.
 
-    What is widened belongs to the call, so that requests do not share it.
+    What is widened belongs to the call, so that requests do not share it. Gradients
+    are for what comes in; the weights have none.
     """
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
@@ -35,7 +36,8 @@ class HalfLinear(nn.Module):
         self.bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
-        out = _Product.apply(x.flatten(0, -2), self.weight)
+        act = _Product.apply if x.requires_grad else product  # the former takes longer
+        out = act(x.flatten(0, -2), self.weight.detach())
         out = out.view(*x.shape[:-1], -1)
         return out if self.bias is None else out + self.bias
 
@@ -92,7 +94,7 @@ def _widened(weight: Tensor) -> Iterator[Tensor]:
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor) -> Tensor:
-        return product(x.detach(), weight.detach())
+        return product(x, weight)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -194,10 +194,16 @@ def limits() -> dict[str, float]:
     small, small_weight = quantize_rows(x)[0], quantize_rows(weight)[0]
     operations = 2 * x.shape[0] * weight.numel()
     long = torch.randn(1 << 15, 2048)
+    wide, narrow, reading = quickest(
+        lambda: x @ weight.T,
+        lambda: torch._int_mm(small, small_weight.T),
+        lambda: torch.mv(long, x[0]),
+        budget=3,
+    )
     return {
-        "fp32": operations / quickest(lambda: x @ weight.T, 1),
-        "int8": operations / quickest(lambda: torch._int_mm(small, small_weight.T), 1),
-        "reading": long.nbytes / quickest(lambda: torch.mv(long, x[0]), 1),
+        "fp32": operations / wide,
+        "int8": operations / narrow,
+        "reading": long.nbytes / reading,
     }
 
 

@@ -79,6 +79,15 @@ def test_a_product_is_no_further_off_than_rounding_allows():
     assert ((got - exact).abs() <= bound * (1 + 1e-5)).all()
 
 
+def test_nothing_is_lost_but_what_was_rounded():
+    x, weight = random(50, 600) * sizes(50), random(80, 600) * sizes(80)
+    (rows, scales), (rounded, scale) = quantize_rows(x), quantize_rows(weight)
+    expected = (rows.double() * scales) @ (rounded.double() * scale).T
+    torch.testing.assert_close(
+        product(x, rounded, scale).double(), expected, rtol=1e-6, atol=0
+    )
+
+
 def test_rounding_is_to_the_nearest_and_the_largest_becomes_127():
     x = random(30, 500) * sizes(30)
     rows, scales = quantize_rows(x)

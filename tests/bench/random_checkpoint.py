@@ -17,7 +17,11 @@ from vlm.paligemma import PaliGemma
 
 TOKENIZER = Path(__file__).parents[2] / "assets" / "tiny" / "tokenizer.model"
 SHARD = 2 << 30  # bytes
-STD = 0.02  # of the matrices: what passes through neither vanishes nor explodes
+STD = 0.02  # of the matrices
+# Those that end a branch are smaller by the root of the number of branches (Radford et
+# al., 2019, GPT-2). Otherwise each branch outshouts the stream that it is added to,
+# and whatever is rounded grows from layer to layer, as in no model that was trained.
+ENDS = ("attention.out.weight", "mlp.down.weight")
 
 
 def write(folder: Path, size: str, px: int) -> None:
@@ -83,7 +87,11 @@ def shards(config: PaliGemmaConfig) -> Iterator[dict[str, Tensor]]:
     for name, tensor in checkpoint.named(model).items():
         filled = torch.empty(tensor.shape, dtype=torch.bfloat16)
         if tensor.dim() > 1:
-            filled.normal_(0, STD)
+            tower = (
+                config.vision.encoder if name.startswith("vision") else config.decoder
+            )
+            branches = 2 * tower.depth if name.endswith(ENDS) else 1
+            filled.normal_(0, STD * branches**-0.5)
         else:  # a norm's factor is one, as is Gemma's distance from one nothing
             filled.fill_(float("norm" in name and name.endswith("weight")))
         shard[hub.rename(name, back)] = filled

@@ -426,7 +426,7 @@ def test_two_questions_cannot_be_patched_into_each_other(both: Pair, pairs):
         ),
         (Asked(both.engine, corrupt.image, PROMPT, clean.answer[:2]), "the answer is"),
         (asked_of(elsewhere), "engines"),
-        (clean, "the corrupted pass scores"),
+        (clean, "both score"),
     ):
         with pytest.raises(ValueError, match=words):
             activation_patching(clean, other, 1, axis="position", at=0)

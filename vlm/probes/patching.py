@@ -86,7 +86,10 @@ def activation_patching(
 
     whole, base = difference(best), difference(worst)
     if whole == base:
-        raise ValueError(f"the corrupted pass scores {base}, the clean one {whole}")
+        raise ValueError(
+            f"The clean pass and the corrupted one both score {whole:.4g}: what was "
+            "corrupted makes no difference to this token, so nothing can bring it back."
+        )
 
     def score(layer: int, places: Tensor) -> float:
         edit = _Restore(layer, places, streams.kept[layer])

@@ -23,6 +23,7 @@ from vlm.layers import (
     rope,
     rotate,
     soft_cap,
+    weighted,
 )
 from vlm.tap import LOOK_AWAY, Tap, Weights
 
@@ -149,8 +150,15 @@ class Attention(nn.Module):
         q = rotate(q, turn)
         k, v = keep(rotate(k, turn), v)  # [B, K, S, H]
         rule = {"mask": mask, "scale": self.scale, "softcap": self.softcap}
-        show(Weights(partial(attention_weights, **rule), q, k))
-        heads = pass_on(v, attention(q, k, v, **rule))
+        weights = Weights(partial(attention_weights, **rule), q, k)
+        if q.shape[2] == 1:
+            # A generated token: what the taps are shown is what is multiplied.
+            weights = weights.computed()
+            seen = weighted(weights(slice(None)), v)
+        else:
+            seen = attention(q, k, v, **rule)
+        show(weights)
+        heads = pass_on(v, seen)
         return self.out(heads.transpose(1, 2).flatten(2))
 
 

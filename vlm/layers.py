@@ -96,9 +96,7 @@ def attention(
 
 
 def _capped(q: Tensor, k: Tensor, v: Tensor, rows: slice, **rule: Any) -> Tensor:
-    weights = attention_weights(q, k, rows, **rule)
-    grouped = weights.to(v.dtype).unflatten(1, (k.shape[1], -1))  # [B, K, G, rows, S]
-    return (grouped @ v[:, :, None]).flatten(1, 2)
+    return weighted(attention_weights(q, k, rows, **rule), v)
 
 
 def attention_weights(
@@ -124,6 +122,12 @@ def attention_weights(
         mask = mask[:, :, rows].to(scores.device)
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     return scores.softmax(dim=-1)
+
+
+def weighted(weights: Tensor, v: Tensor) -> Tensor:
+    """What heads read: weights [B, N, T, S] times values [B, K, S, H], [B, N, T, H]."""
+    grouped = weights.to(v.dtype).unflatten(1, (v.shape[1], -1))  # [B, K, G, T, S]
+    return (grouped @ v[:, :, None]).flatten(1, 2)
 
 
 def soft_cap(x: Tensor, cap: float) -> Tensor:

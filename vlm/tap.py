@@ -8,7 +8,7 @@ nothing. Observations go out through a tap; interventions come in as inputs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -87,6 +87,11 @@ class Weights:
 
     def __call__(self, rows: slice) -> Tensor:
         return self.rule(self.q, self.k, rows)
+
+    def computed(self) -> Weights:
+        """The same, computed now, for rows that several will read."""
+        whole = self(slice(None))
+        return replace(self, rule=lambda q, k, rows: whole[:, :, rows])
 
     def behind(self, prefix: int) -> int:
         """How many of the last rows lead to answer tokens, behind such a prefix."""

@@ -1,6 +1,7 @@
 // Explain: other ways to say where a token came from, beside attention, on one scale.
 
 const ways = part(".ways");
+const mostTokens = props.ways?.most; // read once: a proxy is slow
 const explain = {
   run: "",
   tokens: [], // places in the answer
@@ -44,7 +45,7 @@ function isExplained() {
 // Places of the chosen tokens in the answer; the server takes no more of them.
 function explainable() {
   const said = state.chosen.filter((key) => key[0] === "a");
-  return said.slice(0, props.ways?.most).map((key) => Number(key.slice(1)));
+  return said.slice(0, mostTokens).map((key) => Number(key.slice(1)));
 }
 
 function drawExplain() {

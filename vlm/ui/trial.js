@@ -2,6 +2,7 @@
 
 const TRIALS = { layers: LAYERS, knockout: CUT, faithfulness: CURVES, patching: PATCH };
 const trialCard = part(".trial");
+const tests = JSON.parse(JSON.stringify(props.trials ?? null)); // once: a proxy is slow
 const trial = {
   kind: "layers",
   run: "",
@@ -37,13 +38,13 @@ function triedToken() {
 }
 
 function trialNamed(name) {
-  return [...props.trials.each].find((each) => each.name === name);
+  return tests.each.find((each) => each.name === name);
 }
 
 const trialKey = () => `${trial.kind} ${TRIALS[trial.kind].key()}`;
 
 function drawTrial() {
-  if (!props.trials) return;
+  if (!tests) return;
   const token = triedToken();
   if (trial.run !== maps.run || trial.token !== token) {
     Object.assign(trial, { run: maps.run, token });
@@ -115,7 +116,7 @@ function trialButton({ name, title }) {
   return button;
 }
 
-part(".kinds").replaceChildren(...[...(props.trials?.each ?? [])].map(trialButton));
+part(".kinds").replaceChildren(...(tests?.each ?? []).map(trialButton));
 showTrial(trial.kind);
 for (const group of trialCard.querySelectorAll(".switch")) walkSwitch(group);
 part(".kinds").addEventListener("click", (event) => {

@@ -67,7 +67,7 @@ function spoiltWords({ clean, corrupt }) {
 // The rows that a result will have, before there is one.
 function placesTried() {
   const token = Math.max(0, triedToken());
-  const text = [...state.value.prompt, ...state.value.tokens.slice(0, token)].slice(-props.trials.positions);
+  const text = [...state.value.prompt, ...state.value.tokens.slice(0, token)].slice(-tests.positions);
   return [
     { kind: "image", text: "", score: null },
     { kind: "bos", text: "<bos>", score: null },

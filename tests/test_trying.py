@@ -87,7 +87,12 @@ def done(page: Page) -> None:
     expect(page.locator("#scope .try")).to_have_text("Test")
 
 
+FRAME = "() => new Promise((r) => requestAnimationFrame(() => setTimeout(r)))"
+
+
 def texts(page: Page, selector: str) -> list[str]:
+    """As they are once the next frame is drawn."""
+    page.evaluate(FRAME)
     return page.locator(f"#scope .trial {selector}").all_inner_texts()
 
 
@@ -290,6 +295,8 @@ def test_one_sees_how_far_it_is_and_escape_ends_it(page):
 def test_a_question_ends_the_test_and_an_explanation_does(page):
     chosen(page, "faithfulness")
     page.click("#scope .try")
+    running = re.compile(r"^\d+ of 36$")
+    expect(page.locator("#scope .try")).to_have_text(running, timeout=PATIENT)
     page.click("#scope .why")
     ways = page.locator("#scope .ways button:enabled")
     expect(ways).to_have_count(9, timeout=PATIENT)

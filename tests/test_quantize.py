@@ -380,6 +380,21 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_weights_in_int8_are_shuffled_too(asked):
+    engine = vlm.load(asked, device="cpu", quantize="int8")
+    own, other = engine.model, vlm.probes.shuffled(engine).model
+    assert linears_of_int8(own)
+    for name, layer in linears_of_int8(own.decoder.blocks).items():
+        weight = other.decoder.blocks.get_submodule(name).weight
+        assert not torch.equal(weight, layer.weight), name
+        assert torch.equal(*(w.flatten().sort()[0] for w in (weight, layer.weight)))
+
+
+def linears_of_int8(model: nn.Module) -> dict[str, Int8Linear]:
+    found = model.named_modules()
+    return {name: part for name, part in found if isinstance(part, Int8Linear)}
+
+
 def test_an_engine_says_that_it_is_int8_and_counts_what_was_learnt(asked):
     engine = vlm.load(asked, device="cpu", quantize="int8")
     plain = vlm.load(asked, device="cpu", quantize="none")

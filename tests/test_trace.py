@@ -11,6 +11,7 @@ from engines import Pair, picture
 from torch import Tensor
 
 import vlm
+from vlm.layers import attention_weights
 from vlm.probes import (
     attention_shares,
     image_attention,
@@ -207,3 +208,17 @@ def test_a_trace_holds_one_request_and_knows_its_ends(both: Pair) -> None:
     with pytest.raises(ValueError, match="layers .9. of 4"):
         far = vlm.Trace(layers=[9])
         list(both.engine.stream(picture(), PROMPT, tap=far, max_tokens=2))
+
+
+def test_a_generated_tokens_attention_is_computed_once(both: Pair, monkeypatch) -> None:
+    rows = []
+
+    def counted(q, k, *rest, **rule):
+        rows.append(q.shape[2])
+        return attention_weights(q, k, *rest, **rule)
+
+    monkeypatch.setattr("vlm.gemma.attention_weights", counted)
+    trace = vlm.Trace()
+    list(both.engine.stream(picture(), "detect cat", max_tokens=4, stop=(), tap=trace))
+    depth = both.engine.config.decoder.depth
+    assert rows.count(1) == 3 * depth  # the first token's row is one of the prefix's

@@ -20,7 +20,8 @@ def shuffled(engine: Engine, *, seed: int = 0) -> Engine:
     """
     model = copy.deepcopy(engine.model)
     dice = torch.Generator().manual_seed(seed)
-    for weight in model.decoder.blocks.parameters():
+    # Not its parameters: weights in int8 are none.
+    for weight in model.decoder.blocks.state_dict().values():
         if weight.dim() > 1:
             order = torch.randperm(weight.numel(), generator=dice).to(weight.device)
             weight.copy_(weight.flatten()[order].view_as(weight))

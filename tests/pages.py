@@ -12,6 +12,7 @@ from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
+import numpy as np
 from playwright.sync_api import Browser, Page
 
 from vlm.ui import page as pages
@@ -87,6 +88,24 @@ def heat(page: Page) -> bytes:
     )
     url = page.evaluate("document.querySelector('#scope .stage canvas').toDataURL()")
     return url.encode()
+
+
+def thumb(page: Page, button: str, grid: int) -> np.ndarray:
+    """Colours in the middle of each patch of a button's small map, [patches, 3]."""
+    colors = page.locator(f"{button} .thumb").evaluate(
+        """(thumb, grid) => {
+          const map = thumb.closest(":has(> .thumbs)").querySelector(".thumbs");
+          const [on, whole] = [thumb, map].map((node) => node.getBoundingClientRect());
+          const scale = map.width / whole.width;
+          const at = (from, length, i) => (from + (length * (i + 0.5)) / grid) * scale;
+          const pen = map.getContext("2d");
+          return Array.from({ length: grid * grid }, (_, i) => [...pen.getImageData(
+            at(on.x - whole.x, on.width, i % grid),
+            at(on.y - whole.y, on.height, Math.floor(i / grid)), 1, 1).data]);
+        }""",
+        grid,
+    )
+    return np.array(colors)[:, :3]
 
 
 def spot(page: Page, x: float, y: float) -> tuple[float, float]:

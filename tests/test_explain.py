@@ -9,7 +9,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fake_engine import FakeEngine
-from pages import EXAMPLES, PATIENT, QUICK, answered, ask, heat, opened, ready, serve
+from pages import (
+    EXAMPLES,
+    PATIENT,
+    QUICK,
+    answered,
+    ask,
+    heat,
+    opened,
+    ready,
+    serve,
+    thumb,
+)
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -21,6 +32,7 @@ from vlm.ui.store import Store
 
 TINY = Path(__file__).parents[1] / "assets" / "tiny"
 PENGUINS = EXAMPLES / "penguins.webp"
+GRID = 8  # patches along a side of the picture
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +74,7 @@ def way(page: Page, name: str):
 
 def brightest(page: Page, name: str) -> int:
     """The patch of the lightest pixel of a small map."""
-    return page.evaluate(
-        """name => {
-          const map = document.querySelector(`#scope [data-way=${name}] canvas`);
-          const pen = map.getContext("2d");
-          const all = pen.getImageData(0, 0, map.width, map.height).data;
-          const greens = [...all].filter((_, i) => i % 4 === 1);
-          return greens.indexOf(Math.max(...greens));
-        }""",
-        name,
-    )
+    return int(thumb(page, f"#scope [data-way={name}]", GRID)[:, 1].argmax())
 
 
 def test_nine_ways_show_what_their_probes_give(page, engine):

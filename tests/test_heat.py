@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fake_engine import FakeEngine
-from pages import answered, opened, serve, spot
+from pages import answered, opened, serve, spot, thumb
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -369,15 +369,7 @@ def told_patch(page: Page) -> tuple[int, int, float, float]:
 def thumbnail(page: Page, head: int) -> np.ndarray:
     """Colours of a head's patches, [patches, 3]."""
     drawn(page)
-    return pixels(page, f"#scope .heads [data-head='{head}'] canvas")
-
-
-def pixels(page: Page, canvas: str) -> np.ndarray:
-    data = page.locator(canvas).evaluate("""canvas => {
-      const { width, height } = canvas;
-      return [...canvas.getContext("2d").getImageData(0, 0, width, height).data];
-    }""")
-    return np.array(data).reshape(-1, 4)[:, :3]
+    return thumb(page, f"#scope .heads [data-head='{head}']", GRID)
 
 
 def color_at(page: Page, layer: int, head: int, patch: int | None = None) -> list[int]:

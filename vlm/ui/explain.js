@@ -1,6 +1,7 @@
 // Explain: other ways to say where a token came from, beside attention, on one scale.
 
 const ways = part(".ways");
+const wayButtons = [...(props.ways?.each ?? [])].map(wayButton);
 const mostTokens = props.ways?.most; // read once: a proxy is slow
 const explain = {
   run: "",
@@ -52,9 +53,10 @@ function drawExplain() {
   const known = isExplained();
   if (explain.run !== maps.run) explain.busy = false;
   const ended = ["done", "stopped"].includes(root.dataset.phase);
-  part(".why").disabled = !ended || explain.busy || !explainable().length || (known && explain.heats.size === ways.children.length);
+  part(".why").disabled = !ended || explain.busy || !explainable().length || (known && explain.heats.size === wayButtons.length);
   write(part(".why"), explain.busy ? "…" : "Explain");
-  for (const button of ways.children) drawWay(button, known);
+  for (const button of wayButtons) drawWay(button, known);
+  wayThumbs.draw(wayButtons.map(({ dataset }) => known ? explain.heats.get(dataset.way) : null));
   const name = known ? explain.pointed ?? explain.shown : null;
   const button = name && ways.querySelector(`[data-way=${name}]`);
   write(part(".shows"), button ? button.dataset.shows : explainWords(known));
@@ -65,18 +67,15 @@ function drawExplain() {
 function drawWay(button, known) {
   const name = button.dataset.way;
   const heat = known ? explain.heats.get(name) : null;
-  const surface = button.firstElementChild;
   button.disabled = !heat;
   mark(button, "aria-pressed", Boolean(heat) && explain.shown === name);
-  if (heat) paintHeat(surface, heat, inked().solid);
-  else surface.getContext("2d").clearRect(0, 0, surface.width, surface.height);
 }
 
 function explainWords(known) {
   if (explain.busy) {
-    const next = ways.children[explain.heats.size]?.title;
+    const next = wayButtons[explain.heats.size]?.title;
     const part = explain.part ? `: ${next}, ${percent(explain.part)}` : " …";
-    return `${explain.heats.size} of ${ways.children.length}${part}`;
+    return `${explain.heats.size} of ${wayButtons.length}${part}`;
   }
   if (known && explain.heats.size) return "Point at a way to see its map, click to keep it.";
   return explainable().length ? "Press Explain to ask where this came from." : "Choose a token of the answer.";
@@ -113,11 +112,12 @@ function wayButton({ name, title, shows, hides }) {
   words.textContent = title;
   Object.assign(button, { type: "button", title, disabled: true });
   Object.assign(button.dataset, { way: name, shows, hides });
-  button.append(document.createElement("canvas"), words);
+  button.append(thumbNode(), words);
   return button;
 }
 
-ways.replaceChildren(...[...(props.ways?.each ?? [])].map(wayButton));
+ways.replaceChildren(...wayButtons);
+const wayThumbs = thumbsOn(ways);
 part(".why").addEventListener("click", () => {
   Object.assign(explain, { run: maps.run, tokens: explainable(), heats: new Map(), shown: null, part: 0, busy: true, left: false });
   leaveTrial();

@@ -1,6 +1,7 @@
 // Heads: a thumbnail for each head of the layer. Pointing previews, clicking keeps.
 
 const strip = part(".heads");
+const headThumbs = thumbsOn(strip);
 const layerInput = part(".layer input");
 const layerOutput = part(".layer output");
 
@@ -11,6 +12,7 @@ function buildHeads() {
   const lines = Math.ceil(names.length / 12);
   strip.style.setProperty("--columns", Math.ceil(names.length / lines));
   layerInput.max = shape.layers - 1;
+  headThumbs.measure();
 }
 
 function headButton(head) {
@@ -21,23 +23,21 @@ function headButton(head) {
   button.dataset.head = head;
   button.setAttribute("role", "radio");
   button.setAttribute("aria-label", head === MEAN ? "Mean of all heads" : `Head ${head}`);
-  button.append(document.createElement("canvas"), name);
+  button.append(thumbNode(), name);
   return button;
 }
 
 function drawHeads() {
   const pointed = state.preview && layerShown() === state.layer ? state.preview.head : null;
-  for (const button of strip.children) {
+  const buttons = [...strip.querySelectorAll("button")];
+  for (const button of buttons) {
     const head = Number(button.dataset.head);
     const locked = head === state.head;
     mark(button, "aria-checked", locked);
     button.tabIndex = locked ? 0 : -1;
     button.classList.toggle("preview", pointed === head);
-    const surface = button.firstChild;
-    const heat = heatShown(state.chosen, state.layer, head);
-    if (heat) paintHeat(surface, heat, inked().solid);
-    else surface.getContext("2d").clearRect(0, 0, surface.width, surface.height);
   }
+  headThumbs.draw(buttons.map(({ dataset }) => heatShown(state.chosen, state.layer, Number(dataset.head))));
   layerInput.value = state.layer;
   write(layerOutput, `${state.layer} / ${shape.layers - 1}`);
   mark(layerInput, "aria-valuetext", `layer ${state.layer} of ${shape.layers}`);
@@ -60,7 +60,7 @@ function moveHead(head, focus) {
   explain.shown = null;
   state.head = Math.max(MEAN, Math.min(shape.heads - 1, head));
   preview(null);
-  if (focus) strip.children[state.head + 1].focus();
+  if (focus) strip.querySelector(`[data-head="${state.head}"]`).focus();
 }
 
 function moveLayer(layer) {

@@ -39,7 +39,7 @@ function drawPicture() {
   if (!picture.image || !stage.clientWidth) return; // no picture, or a hidden tab
   const frame = (picture.frame = frameOf(state.value.width, state.value.height));
   drawBackdrop(frame, ratio);
-  pen.drawImage(backdrop, frame.x, frame.y, frame.w, frame.h);
+  copyBackdrop(pen, frame, ratio);
   drawHeat(pen, frame);
   state.value.objects.forEach((object, i) => drawMask(pen, frame, object, i));
   state.value.objects.forEach((object, i) => drawObject(pen, frame, object, i));
@@ -63,6 +63,14 @@ function drawBackdrop(frame, ratio) {
   pen.imageSmoothingQuality = "high";
   pen.drawImage(picture.image, 0, 0, backdrop.width, backdrop.height);
   backdrop.dataset.url = picture.url;
+}
+
+// From pixel to pixel: to scale it again by a part of one is slow.
+function copyBackdrop(pen, frame, ratio) {
+  pen.save();
+  pen.setTransform(1, 0, 0, 1, 0, 0);
+  pen.drawImage(backdrop, Math.round(frame.x * ratio), Math.round(frame.y * ratio));
+  pen.restore();
 }
 
 // Patch (r, c) covers a share of the width and of the height: the model sees the

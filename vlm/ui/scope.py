@@ -22,6 +22,7 @@ SCRIPTS = (
     "picture.js",
     "sinks.js",
     "heat.js",
+    "thumbs.js",
     "boxes.js",
     "edges.js",
     "heads.js",

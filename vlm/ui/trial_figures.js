@@ -27,6 +27,9 @@ function scaleOf(values, low, high) {
 
 // From zero to the value; `beside` is where something to compare with lies.
 function setBar(bar, value, [low, high], beside = null) {
+  const told = [value, low, high, beside].join();
+  if (bar.dataset.told === told) return;
+  bar.dataset.told = told;
   const at = (x) => (100 * (x - low)) / (high - low);
   const place = (name, x) => bar.style.setProperty(name, `${x.toFixed(2)}%`);
   place("--zero", at(0));

@@ -46,6 +46,7 @@ function fillLens(row, found, i) {
   });
   const shares = i ? found?.balance[i - 1] : null;
   const words = shares ? shares.map((part, k) => `${SHARES[k]} ${spaced(part)}`).join(", ") : i ? "not known yet" : "no attention yet";
+  if (balance.title === words) return;
   [...balance.children].forEach((part, k) => (part.style.width = percent(shares?.[k] ?? 0)));
   mark(balance, "aria-label", words);
   mark(balance, "title", words);

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import vlm
 from vlm import arithmetic, checkpoint, exact
 from vlm.cache import KVCache
-from vlm.exact import HalfEmbedding, HalfLinear
+from vlm.exact import HalfEmbedding, HalfLinear, Room
 from vlm.tiny.vocabulary import train_vocabulary
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -34,22 +34,25 @@ def half_never_pays(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("rows", [2, 33])
 def test_several_rows_are_multiplied_as_in_float64(half, rows):
     x, weight = matrices(rows, 130, 70, half)
-    error = distance(exact.product(x, weight), x.double() @ weight.double().T)
+    error = distance(exact.product(x, weight, Room()), x.double() @ weight.double().T)
     assert error < 1e-6
 
 
 @pytest.mark.parametrize("half, bound", [(torch.bfloat16, 4e-3), (torch.float16, 5e-4)])
 def test_a_single_row_is_rounded_once_going_in_and_once_coming_out(half, bound):
     x, weight = matrices(1, 1000, 700, half)
-    assert distance(exact.product(x, weight), x.double() @ weight.double().T) < bound
+    assert (
+        distance(exact.product(x, weight, Room()), x.double() @ weight.double().T)
+        < bound
+    )
 
 
 def test_weights_are_widened_a_few_rows_at_a_time(monkeypatch):
     x, weight = matrices(5, 64, 1000, torch.bfloat16)
-    whole = exact.product(x, weight)
+    whole = exact.product(x, weight, Room())
     monkeypatch.setattr(exact, "WIDENED", 64 * 7)
     with Watched() as seen:
-        torch.testing.assert_close(exact.product(x, weight), whole)
+        torch.testing.assert_close(exact.product(x, weight, Room()), whole)
     assert max(seen.widened) == 64 * 7 and len(seen.widened) == 143  # 142 * 7 + 6 rows
 
 
@@ -58,7 +61,7 @@ def test_gradients_are_those_of_a_plain_layer(monkeypatch):
     x, weight = matrices(6, 70, 30, torch.bfloat16)
     bias = nn.Parameter(torch.randn(30))
     ours, plain = (x.clone().requires_grad_() for _ in range(2))
-    layer = HalfLinear(nn.Parameter(weight, False), bias)
+    layer = HalfLinear(nn.Parameter(weight, False), bias, Room())
     push = torch.randn(2, 3, 30)
     (layer(ours.view(2, 3, 70)) * push).sum().backward()
     (nn.functional.linear(plain.view(2, 3, 70), weight.float()) * push).sum().backward()
@@ -134,7 +137,8 @@ def test_what_is_saved_is_what_was_loaded(halved, tmp_path):
 @torch.no_grad()
 def test_two_requests_at_once_get_what_they_get_alone(monkeypatch):
     monkeypatch.setattr(exact, "WIDENED", 600 * 16)  # often
-    layer = HalfLinear(nn.Parameter(matrices(1, 600, 900, torch.bfloat16)[1]), None)
+    weight = nn.Parameter(matrices(1, 600, 900, torch.bfloat16)[1])
+    layer = HalfLinear(weight, None, Room())
     asked = [torch.randn(1, 40, 600) * 10**i for i in range(2)]
     alone = [layer(x) for x in asked]
     with ThreadPoolExecutor(2) as pool:

@@ -77,9 +77,9 @@ def half_pays(dtype: torch.dtype) -> bool:
     smaller difference is not worth what they round.
     """
     x, weight = torch.ones(64, 1024), torch.ones(1024, 1024, dtype=dtype)
-    narrow = x.to(dtype)
+    narrow, room = x.to(dtype), exact.Room()
     half, wide = quickest(
-        lambda: F.linear(narrow, weight), lambda: exact.product(x, weight)
+        lambda: F.linear(narrow, weight), lambda: exact.product(x, weight, room)
     )
     return half * 1.5 < wide
 

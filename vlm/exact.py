@@ -11,6 +11,7 @@ it sums in float32, but rounds what comes in and goes out to half precision.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-WIDENED = 1 << 22  # weights at a time: 16 MiB of float32
+WIDENED = 1 << 24  # weights at a time: 64 MiB of float32
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -26,18 +27,20 @@ HALVES = (torch.bfloat16, torch.float16)
 class HalfLinear(nn.Module):
     """A linear layer, float32 [..., K] to float32 [..., N], of half-precision weights.
 
-    What is widened belongs to the call, so that requests do not share it. Gradients
-    are for what comes in; the weights have none.
+    Gradients are for what comes in; the weights have none.
     """
 
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+    def __init__(
+        self, weight: nn.Parameter, bias: nn.Parameter | None, room: Room
+    ) -> None:
         super().__init__()
         self.weight = weight
         self.bias = bias
+        self.room = room
 
     def forward(self, x: Tensor) -> Tensor:
         act = _Product.apply if x.requires_grad else product  # the former takes longer
-        out = act(x.flatten(0, -2), self.weight.detach())
+        out = act(x.flatten(0, -2), self.weight.detach(), self.room)
         out = out.view(*x.shape[:-1], -1)
         return out if self.bias is None else out + self.bias
 
@@ -59,6 +62,7 @@ def swap(model: nn.Module) -> None:
     Linear layers and embeddings keep their weights as they are, tied ones too; all
     else is small, and becomes float32.
     """
+    room = Room()
     for name, part in list(model.named_modules()):
         for key, parameter in list(part.named_parameters(recurse=False)):
             matrix = isinstance(part, (nn.Linear, nn.Embedding)) and key == "weight"
@@ -66,47 +70,71 @@ def swap(model: nn.Module) -> None:
                 wide = nn.Parameter(parameter.float(), parameter.requires_grad)
                 setattr(part, key, wide)
         if isinstance(part, nn.Linear) and part.weight.dtype in HALVES:
-            model.set_submodule(name, HalfLinear(part.weight, part.bias))
+            model.set_submodule(name, HalfLinear(part.weight, part.bias, room))
         if isinstance(part, nn.Embedding) and part.weight.dtype in HALVES:
             model.set_submodule(name, HalfEmbedding(part.weight))
 
 
-def product(x: Tensor, weight: Tensor) -> Tensor:
+class Room:
+    """Where weights are widened.
+
+    It is kept, since memory that is new to a process is slow to write for the first
+    time. A request that finds it taken makes another for itself.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[Tensor] = []
+
+    @contextmanager
+    def widened(self, weight: Tensor) -> Iterator[Iterator[Tensor]]:
+        """Some rows of weights after the other in float32, all in the same place."""
+        try:
+            place = self._free.pop()
+        except IndexError:
+            with torch.inference_mode(False):  # for passes with gradients too
+                place = torch.empty(WIDENED, device=weight.device)
+        count = max(1, len(place) // weight.shape[1])
+        yield (
+            place[: some.numel()].view(some.shape).copy_(some)
+            for some in weight.split(count)
+        )
+        if not self._free:
+            self._free.append(place)
+
+
+def product(x: Tensor, weight: Tensor, room: Room) -> Tensor:
     """float32 [M, N]: x [M, K] times half-precision weights [N, K]."""
     if len(x) == 1:
         return torch.mv(weight, x[0].to(weight.dtype)).float()[None]
     out = x.new_empty(len(x), len(weight))
     start = 0
-    for wide in _widened(weight):
-        torch.mm(x, wide.T, out=out[:, start : start + len(wide)])
-        start += len(wide)
+    with room.widened(weight) as rows:
+        for wide in rows:
+            torch.mm(x, wide.T, out=out[:, start : start + len(wide)])
+            start += len(wide)
     return out
-
-
-def _widened(weight: Tensor) -> Iterator[Tensor]:
-    """Some rows after the other in float32, all in the same place."""
-    count = max(1, WIDENED // weight.shape[1])
-    place = torch.empty(min(count, len(weight)), weight.shape[1], device=weight.device)
-    for some in weight.split(count):
-        yield place[: len(some)].copy_(some)
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, weight: Tensor) -> Tensor:
-        return product(x, weight)
+    def forward(x: Tensor, weight: Tensor, room: Room) -> Tensor:
+        return product(x, weight, room)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def setup_context(
+        ctx: Any, inputs: tuple[Tensor, Tensor, Room], output: Tensor
+    ) -> None:
         ctx.save_for_backward(inputs[1])
+        ctx.room = inputs[2]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
         back = gradient.new_zeros(len(gradient), weight.shape[1])
         start = 0
-        for wide in _widened(weight.detach()):
-            back.addmm_(gradient[:, start : start + len(wide)], wide)
-            start += len(wide)
-        return back, None
+        with ctx.room.widened(weight.detach()) as rows:
+            for wide in rows:
+                back.addmm_(gradient[:, start : start + len(wide)], wide)
+                start += len(wide)
+        return back, None, None

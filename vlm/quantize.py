@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-BLOCK = 1 << 20  # numbers that are rounded at a time, while they are in the cache
+BLOCK = 1 << 18  # numbers that are rounded at a time, while they are in the cache
 SUMS = 1 << 20  # integer sums that wait for their scale, likewise
 LEAST = 1e-30  # a row of zeros has a scale too
 
@@ -69,13 +69,16 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     A row's largest number becomes 127 or -127, so `rows * scales` is never further
     from x than half a scale.
     """
+    rows = x.new_empty(x.shape, dtype=torch.int8)
+    scales = x.new_empty(len(x), 1, dtype=torch.float32)
     count = max(1, BLOCK // x.shape[1])
-    if len(x) > count:
-        rows, scales = zip(*map(quantize_rows, x.split(count)))
-        return torch.cat(rows), torch.cat(scales)
-    x = x.float()
-    scale = x.abs().amax(-1, keepdim=True).clamp_(min=LEAST).div_(127)
-    return (x / scale).round_().to(torch.int8), scale
+    for start in range(0, len(x), count):
+        part = slice(start, start + count)
+        some = x[part].float()
+        scale = some.abs().amax(-1, keepdim=True).clamp_(min=LEAST).div_(127)
+        scales[part] = scale
+        rows[part] = (some / scale).round_()
+    return rows, scales
 
 
 def product(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
@@ -92,8 +95,8 @@ def product(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     for start in range(0, len(weight), count):
         part = slice(start, start + count)
         sums = torch._int_mm(rows, weight[part].T)
-        torch.mul(sums, scale[part].T, out=out[:, part])
-    return out.mul_(sizes)
+        torch.mul(sums, scale[part].T, out=out[:, part]).mul_(sizes)
+    return out
 
 
 class _Product(torch.autograd.Function):

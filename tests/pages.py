@@ -90,9 +90,9 @@ def heat(page: Page) -> bytes:
     return url.encode()
 
 
-def thumb(page: Page, button: str, grid: int) -> np.ndarray:
+def thumb(page: Page, button: str, grid: int, *, place: str = ".thumb") -> np.ndarray:
     """Colours in the middle of each patch of a button's small map, [patches, 3]."""
-    colors = page.locator(f"{button} .thumb").evaluate(
+    colors = page.locator(f"{button} {place}").evaluate(
         """(thumb, grid) => {
           const map = thumb.closest(":has(> .thumbs)").querySelector(".thumbs");
           const [on, whole] = [thumb, map].map((node) => node.getBoundingClientRect());

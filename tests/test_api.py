@@ -76,7 +76,7 @@ def tiny() -> Iterator[SimpleNamespace]:
 def test_what_is_public_has_a_name_and_says_what_it_does(client):
     named = client.view_api(return_format="dict")["named_endpoints"]
     ours = {"/probe", "/detect", "/segment", "/attention", "/explain"}
-    ours |= {"/logit_lens", "/knockout", "/faithfulness", "/patching"}
+    ours |= {"/logit_lens", "/knockout", "/faithfulness", "/patching", "/shuffled"}
     assert ours <= set(named) <= ours | {"/compare"}
     assert all(len(named[name]["description"]) > 60 for name in named)
     parameters = {
@@ -204,6 +204,7 @@ TRIED = {
     ),
     "/faithfulness": ("faithfulness", {"method": "attention"}, {"heat": "attention"}),
     "/patching": ("patching", {"layer": 2}, {"layer": 2}),
+    "/shuffled": ("shuffled", {}, {}),
 }
 
 
@@ -408,6 +409,7 @@ def test_an_mcp_client_finds_the_tools_and_what_each_argument_is(tiny):
     tools = {tool.name: tool for tool in talk(tiny.url, ClientSession.list_tools).tools}
     assert {"probe", "detect", "segment", "attention", "explain"} <= set(tools)
     assert {"logit_lens", "knockout", "faithfulness", "patching"} <= set(tools)
+    assert "shuffled" in tools
     image = tools["detect"].inputSchema["properties"]["image"]
     assert image["type"] == "string" and "url" in image["format"]
     for tool in tools.values():

@@ -245,7 +245,7 @@ def choose_model(page: Page, side: str, name: str) -> None:
 def test_two_models_are_compared_by_the_text_and_looks_only_on_one_grid(page):
     choose_model(page, "b", "second")
     compare(page, CAPTION, "")
-    expect(page.locator("#scope-b .heads button")).to_have_count(4)  # mean and three
+    expect(page.locator("#scope-b .heads button")).to_have_count(6)  # three together
     expect(page.locator("#difference .retold")).to_be_visible()
     expect(page.locator("#difference .why")).to_contain_text("differ in grid")
     expect(page.locator("#difference td")).to_have_count(0)

@@ -119,6 +119,39 @@ def test_pointing_at_a_patch_tells_its_attention(page, truth):
     assert here == pytest.approx(attention[4, 4], rel=5e-3)
 
 
+@pytest.mark.parametrize("patch", [SINKS[0], 5 * GRID + 4])
+def test_the_maximum_of_heads_is_taken_for_each_patch(page, truth, patch):
+    """Head 1 looks at the sinks most, head 3 at the dog."""
+    answered(page, PROMPT)
+    page.click("#scope .chip[data-key=a7]")
+    page.locator("#scope .layer input").fill("2")
+    page.click("#scope .heads [data-head='-2']")
+    most = truth[0][2].max(axis=0)
+    row, column = divmod(patch, GRID)
+    page.mouse.move(*spot(page, (column + 0.5) / GRID, (row + 0.5) / GRID))
+    *where, here, percentage = told_patch(page)
+    assert where == [row + 1, column + 1]
+    assert here == pytest.approx(most[row, column], rel=5e-3)
+    share = most[row, column] / most.sum()
+    assert percentage == pytest.approx(100 * share, rel=5e-3)
+
+
+def test_the_head_that_varies_most_is_found_in_each_layer(page, truth):
+    answered(page, PROMPT)
+    page.click("#scope .chip[data-key=a7]")
+    page.click("#scope .heads [data-head='-3']")
+    page.mouse.move(5, 5)
+    widest = vlm.probes.head_of_largest_variance(torch.from_numpy(truth[0]))
+    for layer, head in enumerate(widest.tolist()):
+        page.locator("#scope .layer input").fill(str(layer))
+        where = f"Where it looked, layer {layer}, head {head}, which varies most"
+        expect(page.locator("#scope .where")).to_have_text(where)
+        assert (thumbnail(page, -3) == thumbnail(page, head)).all()
+    page.focus("#scope .heads [data-head='-3']")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#scope .heads [data-head='-2']")).to_be_checked()
+
+
 def test_contrast_bends_colours_and_no_number(page):
     answered(page, PROMPT)
     page.click("#scope .chip[data-key=a7]")

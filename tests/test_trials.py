@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from engines import Pair, picture
 
 from vlm.probes import (
+    METHODS,
     TRIALS,
     Asked,
     Noise,
@@ -19,7 +22,10 @@ from vlm.probes import (
     occlusion,
     patches_in,
     random_order,
+    rank_correlation,
     region_balance,
+    sanity,
+    shuffled,
 )
 from vlm.probes.methods import recorded
 from vlm.probes.trials import MAX_POSITIONS, STEPS
@@ -179,3 +185,23 @@ def test_a_picture_that_is_asked_once_pushes_none_out(asked):
 )
 def test_patches_in_a_box_are_those_that_lie_half_in_it(box, expected):
     assert [tuple(each) for each in patches_in(box, 4).nonzero().tolist()] == expected
+
+
+def test_each_way_is_set_beside_itself_on_shuffled_weights(asked):
+    blind = replace(asked, engine=shuffled(asked.engine))
+    found = end("shuffled", asked)["ways"]
+    assert [each["name"] for each in found] == list(METHODS)
+    for each in found:
+        way = METHODS[each["name"]]
+        own, other = (way.heat(model, [INDEX]) for model in (asked, blind))
+        assert each["title"] == way.title
+        assert each["own"] == [pytest.approx(row, rel=1e-4) for row in own.tolist()]
+        rows = [pytest.approx(row, rel=1e-4) for row in other.tolist()]
+        assert each["shuffled"] == rows != each["own"]
+        assert each["alike"] == pytest.approx(rank_correlation(own, other), abs=1e-3)
+
+
+def test_no_model_is_copied_that_is_too_large_for_it(asked, monkeypatch):
+    monkeypatch.setattr(sanity, "MOST_BYTES", 1000)
+    with pytest.raises(ValueError, match=r"a second copy of the model, of 0\.\d GB"):
+        end("shuffled", asked)

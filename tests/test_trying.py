@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fake_engine import FakeEngine
-from pages import EXAMPLES, PATIENT, QUICK, answered, ask, opened, ready, serve
+from pages import EXAMPLES, PATIENT, QUICK, answered, ask, opened, ready, serve, thumb
 from PIL import Image
 from playwright.sync_api import Page, expect
 
 import vlm
-from vlm.probes import TRIALS, Asked, image_attention
+from vlm.probes import METHODS, TRIALS, Asked, image_attention
 from vlm.probes.methods import recorded
 from vlm.ui import again
 from vlm.ui.asking import Ask, views
@@ -217,6 +217,22 @@ def test_curves_show_what_deletion_and_insertion_give(page, asked):
             assert chances == pytest.approx(known, abs=0.001)
 
 
+def test_each_way_is_shown_beside_itself_on_shuffled_weights(page, asked):
+    chosen(page, "shuffled")
+    assert texts(page, ".alike > div > span") == ["–"] * len(METHODS)
+    press(page)
+    found = end("shuffled", asked)["ways"]
+    assert texts(page, ".alike b") == [each["title"] for each in found]
+    shown = texts(page, ".alike > div > span")
+    assert shown == [signed(each["alike"]) for each in found]
+    for at, each in enumerate(found, start=1):
+        row = f"#scope .alike > div:nth-child({at})"
+        for side, name in ((1, "own"), (2, "shuffled")):
+            colours = thumb(page, row, 8, place=f".thumb:nth-child({side})")
+            hottest = torch.tensor(each[name]).argmax().item()
+            assert colours[:, 1].argmax() == hottest, (each["name"], name)
+
+
 def test_what_noise_takes_and_states_bring_back_is_shown(page, asked):
     chosen(page, "patching")
     expect(page.locator("#scope .places > div")).to_have_count(2 + 3 + TOKEN)
@@ -400,7 +416,7 @@ HEAT = [[1.0] * 8] * 8
 @pytest.mark.parametrize(
     ("sent", "words"),
     [
-        ({"trial": "magic"}, "only layers, knockout, faithfulness, patching"),
+        ({"trial": "magic"}, "only layers, knockout, faithfulness, patching, shuffled"),
         ({"trial": ["layers"]}, "no such test"),
         ({"token": 99}, "Choose a token"),
         ({"token": True}, "Choose a token"),

@@ -3,11 +3,49 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from vlm.engine import Engine
+from vlm.probes.asked import Asked
+from vlm.probes.methods import METHODS
+from vlm.probes.news import News, Telling
+
+MOST_BYTES = 1 << 30  # of a model that is copied while others are answered
+
+
+def shuffling(asked: Asked, index: int) -> Iterator[News]:
+    """Every way's map of answer token `index`, and that of the engine `shuffled`.
+
+    Finds ways: of each its name and title, the two maps as rows, `own` and `shuffled`,
+    and how much they are `alike`, by `rank_correlation`.
+
+    Raises:
+        ValueError: the answer has no such token, or the model is too large to have a
+            copy beside it.
+    """
+    size = sum(each.nbytes for each in asked.engine.model.state_dict().values())
+    if size > MOST_BYTES:
+        raise ValueError(
+            f"This needs a second copy of the model, of {size / 1e9:.1f} GB: here that "
+            "is too much. Ask a smaller model, or call vlm.probes.shuffled yourself."
+        )
+    blind = replace(asked, engine=shuffled(asked.engine))
+    found = {
+        "ways": [
+            dict(name=name, title=way.title, alike=None, own=None, shuffled=None)
+            for name, way in METHODS.items()
+        ]
+    }
+    telling = Telling(len(METHODS), found)
+    for told, way in zip(found["ways"], METHODS.values()):
+        own, other = (way.heat(each, [index]) for each in (asked, blind))
+        told.update(own=own.tolist(), shuffled=other.tolist())
+        told["alike"] = rank_correlation(own, other)
+        yield telling.one_more()
 
 
 @torch.no_grad()

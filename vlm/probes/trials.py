@@ -1,4 +1,4 @@
-"""Four tests of what an answer token rests on, by name; each tells how far it has come.
+"""Five tests of what an answer token rests on, by name; each tells how far it has come.
 
     asked = Asked(engine, image, "detect cat", ids)
     for done, of, found in TRIALS["knockout"].run(asked, 0, heat=heat):
@@ -27,6 +27,7 @@ from vlm.probes.methods import recorded
 from vlm.probes.news import News, Telling
 from vlm.probes.patching import Noise, activation_patching
 from vlm.probes.positions import Group, mask_of
+from vlm.probes.sanity import shuffling
 from vlm.probes.scores import Box, patches_in
 from vlm.tap import Layout
 
@@ -254,6 +255,14 @@ TRIALS = {
         "A part that mends it is enough, not needed. Behind the place where it all "
         "flows together, everything before seems to matter little.",
         putting_back,
+    ),
+    "shuffled": Trial(
+        "Shuffle it",
+        "Every way's map again, of a model whose decoder's weights are shuffled. A map "
+        "that stays what it is shows the picture, and not what was learnt.",
+        "The order of all patches is compared, of cold ones too. A map that changes is "
+        "not right for that.",
+        shuffling,
     ),
 }
 

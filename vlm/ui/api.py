@@ -41,6 +41,7 @@ def build(engines: dict[str, Any]) -> None:
         trial.knockout,
         trial.faithfulness,
         trial.patching,
+        trial.shuffled,
     ):
         gr.api(endpoint, concurrency_limit=1, concurrency_id="model")
 

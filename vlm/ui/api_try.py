@@ -13,7 +13,7 @@ from vlm.ui import pictures, view
 from vlm.ui.callers import Caller, place, sent
 from vlm.ui.explaining import answered
 from vlm.ui.refusing import refusing_all
-from vlm.ui.replies import CutOff, Patched, ReadByLayer, TakenAway
+from vlm.ui.replies import CutOff, Patched, ReadByLayer, Shuffled, TakenAway
 
 ROWS = ("answer", "text", "all")
 
@@ -162,6 +162,35 @@ class Try(Caller):
 
         yield from refusing_all(
             self._tried("patching", image, prompt, token, answer, model, options)
+        )
+
+    def shuffled(
+        self,
+        image: gr.FileData,
+        prompt: str,
+        token: int = -1,
+        answer: str = "",
+        model: str = "",
+    ) -> Iterator[Shuffled]:
+        """Whether the ways to explain a token would say the same of an untaught model.
+
+        Streams. Of each of the `ways`: its map, `own`, and the one of the same model
+        with the weights of its decoder `shuffled`, both [rows][columns], and how much
+        they are `alike`: 1 is the same order of patches, 0 none. What is not known
+        yet is null. Refused for models that are too large to be copied.
+
+        Parameters:
+            image: the picture: PNG, JPEG, WebP, GIF, BMP or TIFF
+            prompt: such as "caption en" or "detect cat ; dog"
+            token: its place in the answer from 0, or from the end as -1
+            answer: test this answer; the model's own greedy one if left out
+            model: its name, if several are loaded; the first one if left out
+
+        Returns:
+            the tokens of the answer, the place of the one tested, and the ways
+        """
+        yield from refusing_all(
+            self._tried("shuffled", image, prompt, token, answer, model)
         )
 
     def _tried(

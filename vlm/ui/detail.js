@@ -117,8 +117,8 @@ part(".alternatives").addEventListener("click", (event) => {
 });
 
 function drawShares(keys) {
-  const head = headShown();
-  const where = `layer ${layerShown()}, ${head === MEAN ? "mean of heads" : `head ${head}`}`;
+  const head = headShown() === MAX ? MEAN : headShown(); // shares have no maximum
+  const where = `layer ${layerShown()}, ${headName(layerShown(), head)}`;
   write(part(".where"), `Where it looked, ${where}`);
   const shares = heatOf(keys, layerShown(), head)?.shares;
   const bars = part(".shares").children;

@@ -5,8 +5,19 @@ const headThumbs = thumbsOn(strip);
 const layerInput = part(".layer input");
 const layerOutput = part(".layer output");
 
+const TOGETHER = {
+  [MEAN]: ["mean", "Mean of all heads"],
+  [MAX]: ["max", "Maximum of all heads, patch by patch"],
+  [VARIED]: ["varied", "The head whose map varies most"],
+};
+
+// What there is to choose, in the order of the strip.
+function looksOfHeads() {
+  return [MEAN, MAX, VARIED, ...Array(shape.heads).keys()];
+}
+
 function buildHeads() {
-  const names = [MEAN, ...Array(shape.heads).keys()];
+  const names = looksOfHeads();
   strip.replaceChildren(...names.map(headButton));
   // In lines of about a dozen, all of one length.
   const lines = Math.ceil(names.length / 12);
@@ -18,11 +29,13 @@ function buildHeads() {
 function headButton(head) {
   const button = document.createElement("button");
   const name = document.createElement("span");
-  name.textContent = head === MEAN ? "mean" : head;
+  const [short, long] = TOGETHER[head] ?? [head, `Head ${head}`];
+  name.textContent = short;
   button.type = "button";
   button.dataset.head = head;
   button.setAttribute("role", "radio");
-  button.setAttribute("aria-label", head === MEAN ? "Mean of all heads" : `Head ${head}`);
+  button.title = long;
+  button.setAttribute("aria-label", long);
   button.append(thumbNode(), name);
   return button;
 }
@@ -43,6 +56,19 @@ function drawHeads() {
   mark(layerInput, "aria-valuetext", `layer ${state.layer} of ${shape.layers}`);
 }
 
+function headName(layer, head) {
+  if (head === MEAN) return "mean of heads";
+  if (head === MAX) return "maximum of heads";
+  return head === VARIED ? `head ${headMeant(layer, head)}, which varies most` : `head ${head}`;
+}
+
+// The head that is shown as the one that varies most, once its map is known.
+function headMeant(layer, head) {
+  if (head !== VARIED) return head;
+  const known = state.chosen.filter((key) => maps.kept.has(key));
+  return known.length ? mostVaried(known, layer) : MEAN;
+}
+
 function headShown() {
   return state.preview ? state.preview.head : state.head;
 }
@@ -58,7 +84,7 @@ function preview(look) {
 
 function moveHead(head, focus) {
   explain.shown = null;
-  state.head = Math.max(MEAN, Math.min(shape.heads - 1, head));
+  state.head = Math.min(shape.heads - 1, head);
   preview(null);
   if (focus) strip.querySelector(`[data-head="${state.head}"]`).focus();
 }
@@ -83,5 +109,6 @@ strip.addEventListener("keydown", (event) => {
   const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
   if (!step) return;
   event.preventDefault();
-  moveHead(state.head + step, true);
+  const looks = looksOfHeads();
+  moveHead(looks[Math.max(0, looks.indexOf(state.head) + step)] ?? state.head, true);
 });

@@ -210,7 +210,7 @@ function captionLines(pen, room) {
   const mono = getComputedStyle(part(".piece")).fontFamily;
   const sans = getComputedStyle(element).fontFamily;
   const { question, text, model } = state.value;
-  const head = headShown() === MEAN ? "mean of heads" : `head ${headShown()}`;
+  const head = headName(state.layer, headShown());
   const tokens = state.chosen.map((key) => tokenAt(key).text).join("").trim();
   const look = `Where “${tokens}” looked: layer ${state.layer}, ${head} · `;
   return [

@@ -2,7 +2,9 @@
 // A key is "a3" for answer token 3 and "p2" for prompt token 2.
 
 const PREFETCH_BYTES = 8 * 2 ** 20;
-const MEAN = -1;
+// In place of one head: the mean of all; of each patch the most that a head gave it;
+// or the head whose map varies most.
+const [MEAN, MAX, VARIED] = [-1, -2, -3];
 const SUMS_BYTES = 32 * 2 ** 20;
 
 const shape = { layers: 0, heads: 0, rows: 0, columns: 0, patches: 0 };
@@ -87,14 +89,17 @@ function candidatesOf(key) {
 function lookAt(key, layer, head, patch) {
   const one = maps.kept.get(key);
   if (!one) return null;
-  let sum = 0;
+  if (head === VARIED) return lookAt(key, layer, mostVaried([key], layer), patch);
+  let [sum, most] = [0, 0];
   const [from, to] = headRange(head);
   for (let h = from; h < to; h++) {
     const row = layer * shape.heads + h;
     const level = one.levels[row * shape.patches + patch] / 255;
-    sum += one.peaks[row] * level * level;
+    const look = one.peaks[row] * level * level;
+    sum += look;
+    most = Math.max(most, look);
   }
-  return sum / (to - from);
+  return head === MAX ? most : sum / (to - from);
 }
 
 // The mean over tokens of one head (or of all): patches, shares, and the largest
@@ -102,7 +107,32 @@ function lookAt(key, layer, head, patch) {
 function heatOf(keys, layer, head) {
   const known = keys.filter((key) => maps.kept.has(key));
   if (!known.length) return null;
-  return remembered(`${known}:${layer}:${head}`, () => sumUp(known, layer, head));
+  if (head === VARIED) return heatOf(known, layer, mostVaried(known, layer));
+  const make = head === MAX ? mostOf : sumUp;
+  return remembered(`${known}:${layer}:${head}`, () => make(known, layer, head));
+}
+
+// The maximum has no shares of its own: those of the mean stand for it.
+function mostOf(keys, layer) {
+  const patches = new Float32Array(shape.patches);
+  for (let head = 0; head < shape.heads; head++) {
+    const own = heatOf(keys, layer, head).patches;
+    for (let i = 0; i < patches.length; i++) patches[i] = Math.max(patches[i], own[i]);
+  }
+  return { ...heatOf(keys, layer, MEAN), patches, ...extent(patches) };
+}
+
+// The head whose map varies most, the first of equal ones.
+function mostVaried(keys, layer) {
+  return remembered(`${keys}:${layer}:varied`, () => {
+    const variances = Array.from({ length: shape.heads }, (_, head) => variance(heatOf(keys, layer, head)));
+    return variances.indexOf(Math.max(...variances));
+  });
+}
+
+function variance({ patches, mass }) {
+  const mean = mass / patches.length;
+  return patches.reduce((sum, patch) => sum + (patch - mean) ** 2, 0) / patches.length;
 }
 
 function remembered(name, make) {
@@ -146,5 +176,5 @@ function extent(patches) {
 }
 
 function headRange(head) {
-  return head === MEAN ? [0, shape.heads] : [head, head + 1];
+  return head < 0 ? [0, shape.heads] : [head, head + 1];
 }

@@ -108,6 +108,10 @@ class Patched(Tried):
     positions: list[dict]
 
 
+class Shuffled(Tried):
+    ways: list[dict]
+
+
 def thing(found: dict[str, Any]) -> Thing:
     return {key: found[key] for key in Thing.__annotations__}
 

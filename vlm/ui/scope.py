@@ -33,6 +33,7 @@ SCRIPTS = (
     "trial_cut.js",
     "trial_curves.js",
     "trial_patch.js",
+    "trial_shuffled.js",
     "trial.js",
     "tokens.js",
     "detail.js",

@@ -142,12 +142,12 @@ function fitSheet({ w, h }) {
   return true;
 }
 
-// A frame around a cell, or around its layer where the mean of heads is meant.
+// A frame around a cell, or around its layer where all heads are meant.
 function markCell(name, cell, { w, h }) {
   const frame = grid.querySelector(name);
   frame.hidden = !cell;
   if (!cell) return;
-  const [from, to] = headRange(cell.head);
+  const [from, to] = headRange(headMeant(cell.layer, cell.head));
   frame.style.transform = `translate(${from * w}px, ${cell.layer * h}px)`;
   frame.style.width = `${(to - from) * w}px`;
   frame.style.height = `${h}px`;
@@ -209,7 +209,7 @@ function cellUnder(event) {
 }
 
 function moveCell(down, right) {
-  const { layer, head } = sheet.cursor || { layer: state.layer, head: Math.max(0, state.head) };
+  const { layer, head } = sheet.cursor || { layer: state.layer, head: Math.max(0, headMeant(state.layer, state.head)) };
   pointAtCell({
     layer: Math.max(0, Math.min(shape.layers - 1, layer + down)),
     head: Math.max(0, Math.min(shape.heads - 1, head + right)),

@@ -7,12 +7,14 @@
 const SINK = 4;
 const leasts = new Map(); // [layer, head] -> the least part that a row gave each patch
 
-// The heat of some tokens with its sinks left out (of a mean, each head's own), how
+// The heat of some tokens with its sinks left out (of several heads, each one's own), how
 // many patches these are, and the part of the image's attention that they had.
 function heatWithoutSinks(keys, layer, head) {
   const whole = heatOf(keys, layer, head);
   if (!whole) return null;
-  const name = `${keys.filter((key) => maps.kept.has(key))}:${layer}:${head}`;
+  const known = keys.filter((key) => maps.kept.has(key));
+  if (head === VARIED) return heatWithoutSinks(known, layer, mostVaried(known, layer));
+  const name = `${known}:${layer}:${head}`;
   return remembered(`${name} without the sinks of ${maps.kept.size}`, () => {
     const patches = new Float32Array(shape.patches);
     const sinks = new Set();
@@ -22,6 +24,7 @@ function heatWithoutSinks(keys, layer, head) {
       const isSink = sinksOf(layer, h);
       for (let i = 0; i < shape.patches; i++) {
         if (isSink(i)) sinks.add(i);
+        else if (head === MAX) patches[i] = Math.max(patches[i], own[i]);
         else patches[i] += own[i] / (to - from);
       }
     }

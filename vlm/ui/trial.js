@@ -1,6 +1,6 @@
-// Trial: one of four tests of one token of the answer, run when the reader asks for it.
+// Trial: one of five tests of one token of the answer, run when the reader asks for it.
 
-const TRIALS = { layers: LAYERS, knockout: CUT, faithfulness: CURVES, patching: PATCH };
+const TRIALS = { layers: LAYERS, knockout: CUT, faithfulness: CURVES, patching: PATCH, shuffled: SHUFFLED };
 const trialCard = part(".trial");
 const tests = JSON.parse(JSON.stringify(props.trials ?? null)); // once: a proxy is slow
 const trial = {
@@ -98,7 +98,7 @@ function mapName() {
   const many = state.chosen.length > 1 ? ` of ${state.chosen.length} tokens` : "";
   const way = isExplained() ? explain.heats.get(explain.shown) : null;
   if (way) return `${way.title}${many}`;
-  const head = state.head === MEAN ? "mean of heads" : `head ${state.head}`;
+  const head = headName(state.layer, state.head);
   const sinks = state.scale === "sinks" ? ", no sinks" : "";
   return `attention${many}, layer ${state.layer}, ${head}${sinks}`;
 }

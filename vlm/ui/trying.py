@@ -92,7 +92,13 @@ def _put(asked: Asked, given: dict, run: Run, store: Store) -> dict[str, Any]:
     return {"layer": layer, "other": pictures.read(earlier.ask.picture)}
 
 
-OPTIONS = {"layers": _none, "knockout": _cut, "faithfulness": _taken, "patching": _put}
+OPTIONS = {
+    "layers": _none,
+    "knockout": _cut,
+    "faithfulness": _taken,
+    "patching": _put,
+    "shuffled": _none,
+}
 
 
 def _heat(asked: Asked, rows: Any) -> list[list[float]]:

@@ -22,6 +22,7 @@ from vlm.caption import Captions
 from vlm.hub import Progress
 from vlm.image import pixels
 from vlm.siglip import PairModel
+from vlm.tap import LOOK_AWAY, Tap
 
 AT_ONCE = 32  # images or texts in one pass
 
@@ -81,9 +82,11 @@ class Pair:
         return logits.sigmoid() if loss == "sigmoid" else logits.softmax(dim=-1)
 
     @torch.no_grad()
-    def images(self, images: Sequence[Image.Image]) -> Tensor:
+    def images(self, images: Sequence[Image.Image], *, tap: Tap = LOOK_AWAY) -> Tensor:
         """float32 [I, D], of length one.
 
+        Args:
+            tap: is shown each pass; one pass takes up to 32 images.
         Raises:
             ValueError: no images, or one that cannot be read.
         """
@@ -91,7 +94,7 @@ class Pair:
         vectors = []
         for part in _parts(images, "images"):
             x = [pixels(i, config.image_size, channels=config.channels) for i in part]
-            vectors.append(self.model.images(torch.cat(x).to(like)))
+            vectors.append(self.model.images(torch.cat(x).to(like), tap))
         return torch.cat(vectors)
 
     @torch.no_grad()

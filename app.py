@@ -1,9 +1,11 @@
 """PaliScope: see what PaliGemma sees. `python app.py --help` shows the options."""
 
 import argparse
+import functools
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -16,6 +18,7 @@ from vlm.ui import page
 
 HERE = Path(__file__).resolve().parent
 TINY = str(HERE / "assets" / "tiny")
+TINY_PAIR = str(HERE / "assets" / "tiny-pair")
 
 
 def main() -> None:
@@ -23,11 +26,13 @@ def main() -> None:
     try:
         if options.mcp and importlib.util.find_spec("mcp") is None:
             raise ValueError('--mcp needs one more package: pip install "gradio[mcp]"')
-        engines = load(options)
+        engines, pair = load(options), pair_of(options)
+        if options.pair:
+            pair()  # what is wrong with it is told now
     except (ValueError, OSError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         sys.exit(2)
-    demo = page.build(engines, HERE / "assets" / "examples")
+    demo = page.build(engines, HERE / "assets" / "examples", pair=pair)
     page.launch(
         demo,
         server_port=options.port,
@@ -56,6 +61,15 @@ def load(options: argparse.Namespace) -> list[vlm.Engine]:
     return engines
 
 
+def pair_of(options: argparse.Namespace) -> Callable[[], vlm.Pair] | None:
+    """What loads the pair at its first call; the embedded model brings its own."""
+    source = options.pair or (None if options.model else TINY_PAIR)
+    if source is None:
+        return None
+    how = {"device": options.device, "dtype": options.dtype}
+    return functools.cache(functools.partial(vlm.load_pair, source, **how))
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="See what PaliGemma sees.")
     parser.add_argument(
@@ -63,6 +77,11 @@ def parse() -> argparse.Namespace:
         action="append",
         help="a folder or a Hub name, such as google/paligemma2-3b-mix-224; give it "
         "again for one more to compare with; the embedded model if left out",
+    )
+    parser.add_argument(
+        "--pair",
+        help="a SigLIP for the Pairs tab: a folder or a Hub name, such as "
+        "google/siglip-base-patch16-224; the embedded model brings its own",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")

@@ -24,12 +24,14 @@ QUICK, PATIENT = 20_000, 40_000  # milliseconds; a shared machine may be slow
 
 
 @contextmanager
-def serve(engines: Any, **options: Any) -> Iterator[SimpleNamespace]:
+def serve(
+    engines: Any, *, pair: Any = None, **options: Any
+) -> Iterator[SimpleNamespace]:
     """The page of an engine or of several, at `url` while the context is open."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    demo = pages.build(engines, EXAMPLES)
+    demo = pages.build(engines, EXAMPLES, pair=pair)
     options = {"prevent_thread_lock": True, "quiet": True, **options}
     pages.launch(demo, server_port=port, **options)
     try:

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from vlm.ui import api, compare, inside, probe
+from vlm.ui import api, compare, inside, pairs, probe
 from vlm.ui.examples import listed
 
 FOLDER = Path(__file__).parent
@@ -18,10 +18,13 @@ SANS = ("ui-sans-serif", "system-ui", "Segoe UI", "Inter", "Roboto", "sans-serif
 MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "monospace")
 
 
-def build(engines: Any, examples: Path) -> gr.Blocks:
+def build(
+    engines: Any, examples: Path, *, pair: pairs.Loading | None = None
+) -> gr.Blocks:
     """The page for an engine, or for several; the first is asked unless one chooses.
 
-    `examples` is a folder with an examples.json.
+    `examples` is a folder with an examples.json. `pair` loads what the Pairs tab asks,
+    when that is first asked.
     """
     engines = engines if isinstance(engines, Sequence) else [engines]
     named = {engine.describe()["name"]: engine for engine in engines}
@@ -46,6 +49,8 @@ def build(engines: Any, examples: Path) -> gr.Blocks:
                 compare.build(named, asked.store, listed(examples))
             with gr.Tab("Inside") as tab:
                 inside.build(named, tab, asked)
+            with gr.Tab("Pairs"):
+                pairs.build(pair, listed(examples))
     # Waiting events over all functions; on ZeroGPU Gradio's own limit would be 1.
     demo.queue(max_size=16)
     return demo
@@ -53,9 +58,10 @@ def build(engines: Any, examples: Path) -> gr.Blocks:
 
 def launch(demo: gr.Blocks, **options: Any) -> tuple:
     """Serve the page. Bounds are set here: uploads, files kept, cross-origin calls."""
+    styles = ("palette", "page", "compare", "pairs")
     return demo.launch(
         theme=gr.themes.Base(font=SANS, font_mono=MONO),
-        css_paths=[FOLDER / f"{name}.css" for name in ("palette", "page", "compare")],
+        css_paths=[FOLDER / f"{name}.css" for name in styles],
         head_paths=FOLDER / "page.html",
         favicon_path=FOLDER / "logo.svg",
         footer_links=["api"],

@@ -148,10 +148,7 @@ def region(box: tuple[float, float, float, float]) -> str:
 
 def cleaned(prompt: object) -> str:
     """What the model is asked. ValueError says what to do about a bad prompt."""
-    text = unicodedata.normalize("NFC", prompt if isinstance(prompt, str) else "")
-    # Line breaks and the like become spaces; what nobody can see is taken out.
-    text = " ".join(text.split())
-    text = "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
+    text = visible(prompt if isinstance(prompt, str) else "")
     if not text:
         raise ValueError("Write a prompt first, or choose one of the tasks above it.")
     if len(text) > MAX_CHARACTERS:
@@ -159,6 +156,12 @@ def cleaned(prompt: object) -> str:
             f"The prompt has {len(text)} characters; at most {MAX_CHARACTERS}. Cut it."
         )
     return text
+
+
+def visible(text: str) -> str:
+    """The text in one line, composed (NFC), without what nobody can see."""
+    text = " ".join(unicodedata.normalize("NFC", text).split())
+    return "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
 
 
 def _place(share: float) -> int:

@@ -1,0 +1,148 @@
+"""Pictures and texts that are matched: what is asked, and what a pair says to it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vlm.tap import Tap, Weights
+from vlm.ui import pictures
+from vlm.ui.callers import sent
+from vlm.ui.prompts import visible
+
+MAX_PICTURES = 8
+MAX_TEXTS = 12
+MAX_CHARACTERS = 200  # of a text
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """What a pair makes of I pictures and T texts.
+
+    Attributes:
+        cosines: float32 [I, T], of the angles between their vectors.
+        scale, bias: what makes logits of cosines, scale cos + bias.
+        logits, sigmoid, softmax: float32 [I, T]; see `vlm.Pair.scores`.
+        looks: float32 [I, rows, columns], the pooling head's attention, mean over its
+            heads; each picture's sums to 1.
+    """
+
+    cosines: np.ndarray
+    scale: float
+    bias: float
+    logits: np.ndarray
+    sigmoid: np.ndarray
+    softmax: np.ndarray
+    looks: np.ndarray
+
+
+def matched(pair: Any, images: list[Image.Image], texts: list[str]) -> Match:
+    """Ask a `vlm.Pair`, once for each picture and each text."""
+    pool = _Pool()
+    seen, read = pair.images(images, tap=pool), pair.texts(texts)
+    logits = pair.model.logits(seen, read)
+    side = pair.config.vision.image_size // pair.config.vision.patch_size
+    return Match(
+        cosines=(seen @ read.T).cpu().numpy(),
+        scale=pair.model.logit_scale.float().exp().item(),
+        bias=pair.model.logit_bias.float().item(),
+        logits=logits.cpu().numpy(),
+        sigmoid=logits.sigmoid().cpu().numpy(),
+        softmax=logits.softmax(dim=-1).cpu().numpy(),
+        looks=pool.looks.reshape(len(images), side, side),
+    )
+
+
+class _Pool(Tap):
+    """Keeps where the pooling head looked, [I, patches], in one pass over images."""
+
+    towers = ("pool",)
+    attention_only = True
+
+    def attention(self, tower: str, layer: int, weights: Weights) -> None:
+        if tower == "pool":
+            self.looks = weights(slice(None))[:, :, 0].mean(1).float().cpu().numpy()
+
+
+def pictures_of(files: Any) -> list[Image.Image]:
+    """The pictures in the files that came through Gradio.
+
+    Raises:
+        ValueError: none or too many, or one that is no picture.
+    """
+    if not isinstance(files, list) or not files:
+        raise ValueError("Add a picture first, or send a list of them.")
+    if len(files) > MAX_PICTURES:
+        raise ValueError(
+            f"These are {len(files)} pictures; at most {MAX_PICTURES} are compared."
+        )
+    return _each(files, "Picture", lambda file: pictures.read(sent(file)))
+
+
+def texts_of(texts: Any) -> list[str]:
+    """The texts in one line each, without what nobody can see.
+
+    Raises:
+        ValueError: none or too many, or one that is empty, too long or no text.
+    """
+    if not isinstance(texts, list) or not texts:
+        raise ValueError(
+            "Write a text first, each on its line, or send a list of them."
+        )
+    if len(texts) > MAX_TEXTS:
+        raise ValueError(f"These are {len(texts)} texts; at most {MAX_TEXTS}.")
+    return _each(texts, "Text", _text)
+
+
+def lines_of(text: str | None) -> list[str]:
+    """What stands on each line that is not empty."""
+    return [line for line in (text or "").splitlines() if visible(line)]
+
+
+def drawn(match: Match) -> dict[str, Any]:
+    """What the page's script needs to draw a match; the arithmetic is left to it."""
+    return {
+        "logits": match.logits.tolist(),
+        "scale": match.scale,
+        "bias": match.bias,
+        "looks": [_levels(look) for look in match.looks],
+    }
+
+
+def _levels(look: np.ndarray) -> dict[str, Any]:
+    """A map in bytes, of which 255 is its peak."""
+    levels = np.rint(look / look.max() * 255).astype(np.uint8)
+    return {
+        "rows": look.shape[0],
+        "columns": look.shape[1],
+        "peak": float(look.max()),
+        "levels": base64.b64encode(levels.tobytes()).decode(),
+    }
+
+
+def _text(text: Any) -> str:
+    if not isinstance(text, str):
+        raise ValueError("It is no text.")
+    if not (seen := visible(text)):
+        raise ValueError("It is empty.")
+    if len(seen) > MAX_CHARACTERS:
+        raise ValueError(
+            f"It has {len(seen)} characters; at most {MAX_CHARACTERS}. Cut it."
+        )
+    return seen
+
+
+def _each(items: list, what: str, read: Callable[[Any], Any]) -> list:
+    """What is read of each; what is wrong with one says which one it is."""
+    values = []
+    for number, item in enumerate(items, start=1):
+        try:
+            values.append(read(item))
+        except ValueError as error:
+            raise ValueError(f"{what} {number}: {error}") from error
+    return values

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from safetensors.torch import load_file, save_file
 
@@ -24,6 +25,7 @@ from vlm.tiny.sprites import load_sprites
 
 APP = Path(__file__).parents[1] / "app.py"
 TINY = APP.parent / "assets" / "tiny"
+PAIR = str(APP.parent / "assets" / "tiny-pair")
 PATIENT = 60_000  # milliseconds; a shared machine may be slow
 
 
@@ -165,6 +167,26 @@ def test_a_model_that_is_not_there_is_one_clear_message_and_exit_2(tmp_path):
     assert "nowhere" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 3
+
+
+def test_a_pair_that_is_not_there_is_told_at_the_start(tmp_path):
+    done = run("--pair", str(tmp_path / "nowhere"))
+    assert done.returncode == 2
+    assert "nowhere" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_embedded_model_brings_its_pair_and_loads_it_once(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["app.py", "--device", "cpu"])
+    pair = app.pair_of(app.parse())
+    assert pair() is pair()
+    assert pair().scores([Image.new("RGB", (64, 64))], ["a cat"]).shape == (1, 1)
+
+
+def test_another_model_has_the_pair_that_is_named_or_none(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["app.py", "--model", "other"])
+    assert app.pair_of(app.parse()) is None
+    monkeypatch.setattr(sys, "argv", ["app.py", "--model", "other", "--pair", PAIR])
+    assert app.pair_of(app.parse())().config.vision.image_size == 128
 
 
 def test_a_folder_that_is_no_checkpoint_says_what_one_holds(tmp_path):

@@ -2,8 +2,8 @@
 
 const album = part(".album");
 const FILE = { _type: "gradio.FileData" };
-const state = { chosen: [...(props.value?.chosen ?? [])], coming: 0 };
-const shelf = props.value?.shelf ?? [];
+const { chosen: begun, shelf } = JSON.parse(JSON.stringify(props.value));
+const state = { chosen: begun, coming: 0 };
 
 // A picture's name, as a person would say it.
 function named(file) {

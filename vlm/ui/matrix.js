@@ -3,6 +3,7 @@
 const root = part(".matrix");
 const tables = [...root.querySelectorAll("table")];
 const state = { pictures: [], texts: [], logits: null, looks: [], scale: 1, bias: 0, off: new Set(), cell: null };
+const SHORT = 40; // characters of a text that is named in passing
 const PHASES = {
   idle: "",
   running: "Matching…",
@@ -27,6 +28,7 @@ function update() {
   if (!same) {
     state.off.clear();
     state.cell = null;
+    root.style.setProperty("--texts", state.texts.length);
     tables.forEach(build);
     write(part(".told"), "");
   }
@@ -90,7 +92,10 @@ function fill() {
     const rows = state.logits?.map((logits) => WAYS[table.dataset.way](logits, state.off));
     for (const cell of table.querySelectorAll("td")) {
       const { row, column } = cell.dataset;
-      paint(cell, rows?.[row][column], rows && column === String(bestOf(rows[row])));
+      paint(cell, rows?.[row][column]);
+      // Only here is the greatest a winner: it is one whatever the others are.
+      const wins = table.dataset.way === "softmax" && rows && bestOf(rows[row]) === Number(column);
+      cell.classList.toggle("best", Boolean(wins));
     }
     for (const button of table.querySelectorAll("button")) {
       mark(button, "aria-pressed", !state.off.has(Number(button.dataset.column)));
@@ -98,11 +103,10 @@ function fill() {
   }
 }
 
-function paint(cell, share, best) {
+function paint(cell, share) {
   const known = typeof share === "number";
   write(cell, known ? percent(share) : share === null ? "off" : "");
   cell.dataset.value = known ? share : "";
-  cell.classList.toggle("best", Boolean(best));
   const colour = known ? rampAt(share) : null;
   cell.style.background = colour ? `rgb(${colour})` : "";
   cell.style.color = colour ? (light(colour) > 0.179 ? "#000" : "#fff") : "";
@@ -126,7 +130,9 @@ function toggle(column) {
   const off = state.off.has(column);
   const left = state.texts.length - state.off.size;
   const rest = left ? `the softmax is now among ${left} of ${state.texts.length} texts` : "no text is left";
-  write(part(".told"), `“${state.texts[column]}” is ${off ? "off" : "on"}: ${rest}; no sigmoid has changed.`);
+  const text = state.texts[column];
+  const name = text.length > SHORT ? `${text.slice(0, SHORT)}…` : text;
+  write(part(".told"), `“${name}” is ${off ? "off" : "on"}: ${rest}; no sigmoid has changed.`);
 }
 
 // One node of a table is reached with Tab, the others with arrow keys from there.

@@ -24,11 +24,12 @@ function showCell() {
 function tellFigures(logits, column) {
   const cosine = (logits[column] - state.bias) / state.scale;
   const [alone, among] = ["sigmoid", "softmax"].map((way) => WAYS[way](logits, state.off)[column]);
-  const sum = `${state.scale.toFixed(1)} × ${signed(cosine, 3)} ${state.bias < 0 ? "−" : "+"} ${Math.abs(state.bias).toFixed(1)}`;
   write(part("dd.cosine"), signed(cosine, 3));
-  write(part("dd.logit"), `${sum} = ${signed(logits[column], 2)}`);
+  write(part("dd.logit"), signed(logits[column], 2));
   write(part("dd.sigmoid"), `${percent(alone)} %`);
   write(part("dd.softmax"), among === null ? "this text is off" : `${percent(among)} %`);
+  const bias = `${state.bias < 0 ? "−" : "+"} ${Math.abs(state.bias).toFixed(2)}`;
+  write(part(".sum"), `Logit = ${state.scale.toFixed(2)} × cosine ${bias}, as the pair has learnt.`);
 }
 
 // A pixel for each patch, laid over the picture; bright on what is dimmed beneath.

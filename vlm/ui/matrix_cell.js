@@ -29,7 +29,7 @@ function tellFigures(logits, column) {
   write(part("dd.sigmoid"), `${percent(alone)} %`);
   write(part("dd.softmax"), among === null ? "this text is off" : `${percent(among)} %`);
   const bias = `${state.bias < 0 ? "−" : "+"} ${Math.abs(state.bias).toFixed(2)}`;
-  write(part(".sum"), `Logit = ${state.scale.toFixed(2)} × cosine ${bias}, as the pair has learnt.`);
+  write(part(".sum"), `Logit = ${state.scale.toFixed(2)} × cosine ${bias}`);
 }
 
 // A pixel for each patch, laid over the picture; bright on what is dimmed beneath.
@@ -56,9 +56,8 @@ part(".key i").style.background =
   `linear-gradient(90deg, ${Array.from({ length: 17 }, (_, i) => `rgb(${rampAt(i / 16)})`)})`;
 
 watch("value", update);
-watch("stopped_at", () => {
-  if (root.dataset.phase === "running") told("failed");
-});
+watch("stopped_at", () => told(state.logits ? "done" : "failed"));
+document.addEventListener("paliscope:match", () => told("running"));
 update();
 root.dataset.mounted = "true";
 if (!state.logits && state.pictures.length) trigger("begin");

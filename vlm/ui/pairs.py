@@ -39,6 +39,7 @@ TEXTS = (
     "a house, a car and a tree",
 )
 SCRIPTS = ("nodes.js", "ramp.js", "matrix.js", "matrix_cell.js")
+ASKED = "() => document.dispatchEvent(new Event('paliscope:match'))"
 NONE = """<div class="no-pair"><h2>No pair is loaded</h2>
 <p>This tab needs the image tower and the text tower of a SigLIP, which a PaliGemma does
 not have. Start the page with one, from a folder or by its name on the Hub:</p>
@@ -84,8 +85,10 @@ def build(pair: Loading | None, examples: list[Example]) -> None:
 
     asking = {"trigger_mode": "always_last", **MODEL, **QUIET}
     given = [asked, [album, texts], matrix]
+    pressed = [run.click, texts.submit]
+    gr.on(pressed, None, js=ASKED, **QUIET)  # the answer may have to wait its turn
     runs = [
-        gr.on([run.click, texts.submit], *given, **asking),
+        gr.on(pressed, *given, **asking),
         matrix.begin(*given, **asking),
     ]
     for each in runs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -259,6 +260,20 @@ def test_a_region_is_checked(store, box, message):
 
 
 # --- paint ---------------------------------------------------------------------------
+
+
+def test_a_picture_that_two_ask_about_is_whole_whenever_it_is_read():
+    image = pictures.read(MEADOW)
+    place = Path(pictures.shown(image)["path"])
+    whole = place.read_bytes()
+    with ThreadPoolExecutor(1) as pool:
+        again = pool.submit(lambda: [pictures.shown(image) for _ in range(20)])
+        while not again.done():
+            assert place.read_bytes() == whole
+    assert {each["path"] for each in again.result()} == {str(place)}
+    place.unlink()  # as Gradio does with what is old
+    assert Path(pictures.shown(image)["path"]).read_bytes() == whole
+    assert [each.name for each in place.parent.iterdir()] == [place.name]
 
 
 def test_paint_is_the_models_zero_and_changes_nothing_else():

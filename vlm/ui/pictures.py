@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from gradio.processing_utils import save_pil_to_cache
+from gradio.processing_utils import encode_pil_to_bytes, hash_bytes
 from gradio.utils import get_upload_folder
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
@@ -65,8 +66,20 @@ def painted(
 
 
 def _kept(image: Image.Image, format: str) -> str:
-    # Gradio serves files of its own cache only, and names them by their content.
-    return str(Path(save_pil_to_cache(image, get_upload_folder(), format=format)))
+    """A file in Gradio's cache, which serves no others, named by what is in it.
+
+    It appears whole: somebody else's request may be sending the same one just now.
+    """
+    content = encode_pil_to_bytes(image, format)
+    place = Path(get_upload_folder(), hash_bytes(content), f"image.{format}")
+    try:
+        os.utime(place)  # it is used, so it is not old
+    except FileNotFoundError:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as part:
+            part.write(content)
+        os.replace(part.name, place)
+    return str(place)
 
 
 def _check_size(width: int, height: int) -> None:

@@ -50,6 +50,12 @@ PIXELS = (400, 100, 800, 300)  # x1, y1, x2, y2
 CODES = "".join(f"<seg{n:03d}>" for n in range(16))
 
 
+def test_a_box_may_be_read_as_the_evaluators_do():
+    said_so = said("<loc0000><loc0341><loc0682><loc1023> cat")
+    (thing,) = objects(said_so, (3069, 1023), parts=1023)
+    assert thing.box == pytest.approx((1023, 0, 3069, 682))
+
+
 def test_a_box_is_y1_x1_y2_x2_in_parts_of_1024_of_the_side():
     (thing,) = objects(said(f"{BOX} cat"), SIZE)
     assert thing == Object("cat", PIXELS, None, 1.0, (0, 1, 2, 3, 4))

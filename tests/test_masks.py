@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 import vlm
 from vlm import masks as module
-from vlm.masks import FILE, MaskAutoencoder, Masks
+from vlm.masks import FILE, PUBLISHED, MaskAutoencoder, Masks
 from vlm.tiny import masking
 from vlm.tiny.scenes import Stock
 from vlm.tiny.sprites import load_sprites
@@ -209,6 +209,18 @@ def test_running_means_of_the_codebook_are_not_the_codebook(
     save_file(tensors, tmp_path / FILE)
     read = Masks.load(tmp_path / FILE)
     np.testing.assert_array_equal(read.decode(CODES), masks.decode(CODES))
+
+
+def test_the_published_format_is_read_too(masks: Masks, tmp_path: Path) -> None:
+    arrays = {k: v.numpy() for k, v in masks.autoencoder.state_dict().items()}
+    np.savez(tmp_path / PUBLISHED, **arrays)
+    read = Masks.load(tmp_path / PUBLISHED)
+    np.testing.assert_array_equal(read.decode(CODES), masks.decode(CODES))
+    whole = (tmp_path / PUBLISHED).read_bytes()
+    for damaged in (b"", b"none", whole[: len(whole) // 2]):
+        (tmp_path / PUBLISHED).write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{PUBLISHED} holds no mask autoencoder"):
+            Masks.load(tmp_path / PUBLISHED)
 
 
 def test_a_file_that_is_no_autoencoder_is_an_error(

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 FILE = "masks.safetensors"  # its name in the folder of a checkpoint
+PUBLISHED = "vae-oid.npz"  # the name of Google's
 SIDE = 64  # pixels of a mask
 GRID = 4  # cells of a mask, each way
 CODES = GRID**2
@@ -45,12 +47,14 @@ class Masks:
     def load(cls, path: str | Path) -> Masks:
         """Read a file of the published tensors' names; their shapes say the widths.
 
+        It is a safetensors file, or an npz such as the published one.
+
         Raises:
             ValueError: the file is damaged, or is no such autoencoder.
         """
         try:
-            return cls(MaskAutoencoder.restore(load_file(path)))
-        except (SafetensorError, ValueError) as error:
+            return cls(MaskAutoencoder.restore(_tensors(Path(path))))
+        except (SafetensorError, ValueError, BadZipFile, EOFError) as error:
             raise ValueError(f"{path} holds no mask autoencoder: {error}") from error
 
     def save(self, path: str | Path, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -221,6 +225,13 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.net(x)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    if path.suffix != ".npz":
+        return load_file(path)
+    with np.load(path) as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays}
 
 
 def resize(mask: np.ndarray) -> np.ndarray:

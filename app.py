@@ -50,6 +50,7 @@ def load(options: argparse.Namespace) -> list[vlm.Engine]:
             device=options.device,
             dtype=options.dtype,
             quantize=options.quantize,
+            progress=tell if sys.stderr.isatty() else None,
         )
         for source in sources
     ]
@@ -68,6 +69,11 @@ def pair_of(options: argparse.Namespace) -> Callable[[], vlm.Pair] | None:
         return None
     how = {"device": options.device, "dtype": options.dtype}
     return functools.cache(functools.partial(vlm.load_pair, source, **how))
+
+
+def tell(words: str) -> None:
+    """Say what is being done in one line of the terminal, over the last one."""
+    print(f"\033[K{words}", end="\r", file=sys.stderr, flush=True)
 
 
 def parse() -> argparse.Namespace:

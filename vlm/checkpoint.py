@@ -7,8 +7,10 @@ to a model that was built on `meta`, so that nothing is held twice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import dispatch_model, infer_auto_device_map
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from vlm import hub, weights
 from vlm.config import PaliGemmaConfig
+from vlm.download import download
 from vlm.hub import EMBEDDING, HEAD, Progress, config_json, rename
 from vlm.paligemma import PaliGemma
 from vlm.weights import INDEX, WEIGHTS, read_json
@@ -28,15 +31,25 @@ def find(
     revision: str | None = None,
     token: str | None = None,
     progress: Progress | None = None,
+    check: Callable[[Path], Any] | None = None,
 ) -> Path:
     """The folder of a checkpoint: `source` itself, or the local copy of a Hub name.
 
+    Args:
+        check: raises ValueError where a folder's config.json is of no use, before its
+            weights are fetched. None: where it is no PaliGemma's.
     Raises:
         ValueError: nothing usable is there; the text says what to do.
     """
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        folder = hub.download(str(source), revision, token, progress)
+        folder = download(
+            str(source),
+            revision=revision,
+            token=token,
+            progress=progress,
+            check=check or read_config,
+        )
     for needed in (("config.json",), (WEIGHTS, INDEX)):
         if not any((folder / name).is_file() for name in needed):
             raise ValueError(

@@ -44,7 +44,13 @@ def load_pair(
     Raises:
         ValueError: what is wrong with the checkpoint or the arguments, and what to do.
     """
-    folder = checkpoint.find(source, revision=revision, token=token, progress=progress)
+    folder = checkpoint.find(
+        source,
+        revision=revision,
+        token=token,
+        progress=progress,
+        check=pair_checkpoint.read_config,
+    )
     config = pair_checkpoint.read_config(folder)
     shared = pair_checkpoint.tower_folder(folder)
     captions = Captions.load([folder, *([shared] if shared else [])], config.text)

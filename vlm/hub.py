@@ -1,14 +1,10 @@
-"""The Hub's side of a checkpoint: its tensor names, its config.json, its downloads."""
+"""The Hub's side of a checkpoint: its tensor names, its config.json."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-from huggingface_hub import errors, snapshot_download
-from tqdm import tqdm
 
 from vlm.config import EncoderConfig, GemmaConfig, PaliGemmaConfig, VisionConfig
 
@@ -189,62 +185,3 @@ def _text_json(config: GemmaConfig) -> dict[str, Any]:
     if GemmaConfig.from_hf(text, tied_head=config.tied_head) != config:
         raise ValueError(f"no Gemma on the Hub has these features together: {config}")
     return text
-
-
-def download(
-    name: str, revision: str | None, token: str | None, progress: Progress | None
-) -> Path:
-    """The local copy of a checkpoint on the Hub, fetched where it is not there yet.
-
-    Raises:
-        ValueError: it cannot be had; the text says what to do.
-    """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ValueError(
-            f"{name!r} is neither a folder here nor a Hub name such as "
-            "google/paligemma2-3b-mix-224"
-        )
-
-    class Bar(tqdm):
-        """Tells instead of drawing."""
-
-        def display(self, *args: Any, **kwargs: Any) -> None:
-            if self.unit == "B" and self.total:
-                done, total = self.n / 1e9, self.total / 1e9
-                progress(f"Downloading {name}: {done:.2f} of {total:.2f} GB")
-
-    page = f"https://huggingface.co/{name}"
-    try:
-        folder = snapshot_download(
-            name,
-            revision=revision,
-            token=token,
-            allow_patterns=[
-                "*.json",
-                "*.safetensors",
-                *VOCABULARIES,
-            ],
-            tqdm_class=Bar if progress else None,
-        )
-    except errors.GatedRepoError as error:
-        raise ValueError(
-            f"{name} is gated: accept its licence at {page}, then set HF_TOKEN to a "
-            "token of that account (https://huggingface.co/settings/tokens) or pass "
-            "token=..."
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise ValueError(
-            f"there is no folder {name!r} here and no {name} on the Hub; check the "
-            "spelling, and if it is private set HF_TOKEN or pass token=..."
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise ValueError(
-            f"{name} has no revision {revision!r}; {page}/tree/main lists what it has"
-        ) from error
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
-        raise ValueError(
-            f"there is no folder {name!r} here and the Hub does not answer for {name}; "
-            "check the connection, or pass a folder that holds the checkpoint "
-            f"({str(error).splitlines()[0]})"
-        ) from error
-    return Path(folder)

@@ -90,7 +90,8 @@ def test_one_question_behind_an_image_is_masked_as_in_an_answer(
     scenes = lessons.scenes(2)
     asked = [lessons.questions(scene, recipe.LATER, 2) for scene in scenes]
     texts = lessons.texts(scenes, asked, packed=False)
-    expected = prefix_mask(texts.prefix, texts.valid, texts.ids.shape[1])
+    rows = torch.arange(texts.ids.shape[1])
+    expected = prefix_mask(texts.prefix, texts.valid, rows)
     assert torch.equal(texts.mask(), expected)
 
 

@@ -111,9 +111,9 @@ def masks(engine: Engine, tokens: Sequence[Token]) -> dict[int | None, np.ndarra
     The mask without a window (None) is the first, whether a layer has it or not.
     """
     prefix = torch.tensor([[token.kind != "answer" for token in tokens]])
-    valid = torch.ones_like(prefix)
+    valid, rows = torch.ones_like(prefix), torch.arange(len(tokens))
     return {
-        window: prefix_mask(prefix, valid, len(tokens), window)[0, 0].numpy()
+        window: prefix_mask(prefix, valid, rows, window)[0, 0].numpy()
         for window in dict.fromkeys((None, *engine.config.decoder.windows))
     }
 

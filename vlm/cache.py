@@ -21,10 +21,11 @@ class KVCache:
         self.prefix: Tensor | None = None
         self.valid: Tensor | None = None
 
-    def note(self, prefix: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    def note(self, prefix: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Remember what the coming positions are: bool [B, T] each.
 
-        Returns both for all positions so far, bool [B, S].
+        Returns both for all positions so far, bool [B, S], and which of those the
+        coming ones are, long [T].
 
         Raises:
             ValueError: they do not fit.
@@ -39,7 +40,8 @@ class KVCache:
             self.valid = torch.zeros_like(self.prefix)
         self.prefix[:, start:end] = prefix
         self.valid[:, start:end] = valid
-        return self.prefix[:, :end], self.valid[:, :end]
+        rows = torch.arange(start, end, device=prefix.device)
+        return self.prefix[:, :end], self.valid[:, :end], rows
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append k and v [B, K, T, H]; all keys and values [B, K, S, H], as views."""
@@ -72,3 +74,59 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         return sum(t.nbytes for t in (*self.keys, *self.values) if t is not None)
+
+
+class StaticKV(KVCache):
+    """A cache whose tensors keep their place and shape, for a step that is replayed.
+
+    It takes one position at a time. Where that goes is a tensor too, and all that there
+    is room for comes out, what has not been filled being invalid: nobody may look at
+    it, and its weight in attention is exactly zero. It holds zeros, as zero times
+    whatever lay in memory may be no number.
+
+    Args:
+        like: its layers, batch, heads, dtype and device are to be like this one's.
+
+    Attributes:
+        place: long [1], where the next position goes.
+    """
+
+    def __init__(self, like: KVCache, capacity: int) -> None:
+        super().__init__(len(like.keys), capacity)
+        self.keys = [_zeros(k, capacity, dim=2) for k in like.keys]
+        self.values = [_zeros(v, capacity, dim=2) for v in like.values]
+        self.prefix = _zeros(like.prefix, capacity, dim=1)
+        self.valid = _zeros(like.valid, capacity, dim=1)
+        self.place = torch.zeros(1, dtype=torch.long, device=like.valid.device)
+
+    def fill(self, cache: KVCache) -> None:
+        """Hold what another cache holds, and nothing else."""
+        pairs = (
+            *zip(self.keys, cache.keys, [2] * len(self.keys)),
+            *zip(self.values, cache.values, [2] * len(self.values)),
+            (self.prefix, cache.prefix, 1),
+            (self.valid, cache.valid, 1),
+        )
+        for mine, theirs, dim in pairs:
+            count = cache.length
+            mine.narrow(dim, 0, count).copy_(theirs.narrow(dim, 0, count))
+            mine.narrow(dim, count, self.capacity - count).zero_()
+        self.place.fill_(cache.length)
+
+    def note(self, prefix: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        self.prefix.index_copy_(1, self.place, prefix)
+        self.valid.index_copy_(1, self.place, valid)
+        return self.prefix, self.valid, self.place
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        self.keys[layer].index_copy_(2, self.place, k)
+        self.values[layer].index_copy_(2, self.place, v)
+        return self.keys[layer], self.values[layer]
+
+    def advance(self, count: int) -> None:
+        self.place.add_(count)
+
+
+def _zeros(like: Tensor, count: int, dim: int) -> Tensor:
+    """As many zeros as there are numbers, but `count` along one dimension."""
+    return like.new_zeros(*like.shape[:dim], count, *like.shape[dim + 1 :])

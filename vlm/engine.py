@@ -25,6 +25,7 @@ from vlm import arithmetic, checkpoint
 from vlm.answer import Answer, Candidate, Step, Timing
 from vlm.cache import KVCache
 from vlm.edit import LEAVE, Edit
+from vlm.graphs import Graphs
 from vlm.grounding import objects
 from vlm.image import image_key, pixels
 from vlm.kept import Kept
@@ -32,10 +33,12 @@ from vlm.masks import FILE as MASKS
 from vlm.masks import Masks
 from vlm.paligemma import PaliGemma
 from vlm.prefix import Prefix, PrefixAttention, prefix_bytes
-from vlm.samplers import Sampler, greedy
+from vlm.samplers import Greedy, Sampler, greedy
 from vlm.tap import LOOK_AWAY, Layout, Tap, Taps
 from vlm.tokenizer import Tokenizer
 from vlm.trace import ImageShare
+
+Decode = Callable[[int], Tensor]
 
 CANDIDATES = 5
 KEPT_FEATURES = KEPT_PREFIXES = 256 << 20  # bytes
@@ -111,6 +114,7 @@ class Engine:
         self.arithmetic = arithmetic or str(self.dtype).removeprefix("torch.")
         self.features = Kept(KEPT_FEATURES)
         self.prefixes = Kept(KEPT_PREFIXES)
+        self.graphs = Graphs(model)
 
     @property
     def device(self) -> torch.device:
@@ -346,7 +350,7 @@ class Engine:
         pick = sampler.start()
         text = self.tokenizer.stream()
         prefix = self._prefix(images, ids[: layout.prefix], layout, tap)
-        cache = prefix.cache.copy(len(ids) + max_tokens)
+        cache = prefix.cache.copy(len(ids) + max_tokens - 1)  # the last is not read
         logits, (seen,) = prefix.logits, share.take()
         if forced := ids[layout.prefix :]:
             rows = self._decode(forced, cache, tap, last=0 if echo else 1)
@@ -356,14 +360,33 @@ class Engine:
                 for index, (token, *row) in enumerate(known):
                     yield self._step(index, token, text.add(token), *row)
             logits, seen = rows[-1], shares[-1]
-        for index in range(layout.forced, layout.forced + max_tokens):
-            token = pick(logits)
-            if token in ends:
-                return
-            yield self._step(index, token, text.add(token), logits, seen)
-            if index + 1 < layout.forced + max_tokens:
-                logits = self._decode([token], cache, tap)[-1]
+        end = layout.forced + max_tokens
+        with contextlib.ExitStack() as stack:
+            decode: Decode | None = None
+            for index in range(layout.forced, end):
+                token = pick(logits)
+                if token in ends:
+                    return
+                yield self._step(index, token, text.add(token), logits, seen)
+                if index + 1 == end:
+                    return
+                # Not sooner, as the first token needs no more than the prefix.
+                if decode is None:
+                    decode = stack.enter_context(self._decoding(cache, tap, sampler))
+                logits = decode(token)
                 (seen,) = share.take()
+
+    @contextlib.contextmanager
+    def _decoding(self, cache: KVCache, tap: Tap, sampler: Sampler) -> Iterator[Decode]:
+        """Logits [V] behind one token after the other: replayed, where that can be."""
+        ahead = isinstance(sampler, Greedy)
+        lease = self.graphs.lease(cache, ahead=ahead)
+        # A replay shows attention and nothing else.
+        with lease if tap.attention_only else contextlib.nullcontext() as step:
+            if step is None:
+                yield lambda token: self._decode([token], cache, tap)[-1]
+            else:
+                yield lambda token: step(token, tap)
 
     @torch.no_grad()
     def _decode(

@@ -78,12 +78,13 @@ class PaliGemma(nn.Module):
         """
         prefix = torch.zeros_like(ids, dtype=torch.bool) if prefix is None else prefix
         valid = torch.ones_like(prefix) if valid is None else valid
-        if cache is not None:
-            prefix, valid = cache.note(prefix, valid)  # [B, S]
-        count = ids.shape[1]
-        positions = (valid.cumsum(dim=1) - 1).clamp(min=0)[:, -count:]
+        if cache is None:
+            rows = torch.arange(ids.shape[1], device=ids.device)
+        else:
+            prefix, valid, rows = cache.note(prefix, valid)  # [B, S], [B, S], [T]
+        positions = (valid.cumsum(dim=1) - 1).clamp(min=0)[:, rows]
         masks = {
-            window: prefix_mask(prefix, valid, count, window)
+            window: prefix_mask(prefix, valid, rows, window)
             for window in set(self.config.decoder.windows)
         }
         x = self.embed(ids, features)
@@ -92,12 +93,13 @@ class PaliGemma(nn.Module):
 
 
 def prefix_mask(
-    prefix: Tensor, valid: Tensor, queries: int, window: int | None = None
+    prefix: Tensor, valid: Tensor, rows: Tensor, window: int | None = None
 ) -> Tensor:
-    """Who may look at whom, bool [B, 1, T, S], for the last `queries` positions.
+    """Who may look at whom, bool [B, 1, T, S].
 
     Args:
         prefix, valid: bool [B, S].
+        rows: long [T], which of those positions look.
         window: an answer token looks at most this far back, itself included.
 
     Image (i) and prompt (p) see each other whole; an answer token (a) sees what came
@@ -115,11 +117,10 @@ def prefix_mask(
     there, as in the reference implementation, which trained without a window.
     """
     keys = torch.arange(prefix.shape[1], device=prefix.device)
-    rows = keys[-queries:, None]  # [T, 1]
-    behind = keys <= rows  # [T, S]
+    behind = keys <= rows[:, None]  # [T, S]
     if window is not None:
-        behind = behind & (rows - keys < window)
-    together = prefix[:, -queries:, None] & prefix[:, None]  # [B, T, S]
+        behind = behind & (rows[:, None] - keys < window)
+    together = prefix[:, rows, None] & prefix[:, None]  # [B, T, S]
     # Padding sees itself, so that no row of the softmax is empty.
-    allowed = ((behind | together) & valid[:, None]) | (rows == keys)
+    allowed = ((behind | together) & valid[:, None]) | (rows[:, None] == keys)
     return allowed[:, None]

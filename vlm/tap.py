@@ -78,7 +78,8 @@ class Weights:
     Attributes:
         rule: q, k and rows to probabilities.
         q: [B, N, T, H], the queries of the pass.
-        k: [B, K, S, H], all keys so far.
+        k: [B, K, S, H], all keys so far. Of a replayed step both are mere shapes,
+            tensors on `meta`: its own are overwritten by the next.
     """
 
     rule: Callable[[Tensor, Tensor, slice], Tensor]

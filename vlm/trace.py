@@ -117,10 +117,12 @@ class ImageShare(Tap):
         if tower == "decoder":
             count = weights.behind(self.where.prefix)
             rows = weights(slice(-count, None))[0]  # [N, count, S]
-            self.shares.append(rows[..., : self.where.image].sum(-1).mean(0).cpu())
+            self.shares.append(rows[..., : self.where.image].sum(-1).mean(0))
 
     def take(self) -> list[float]:
         """Of the last pass, the mean over layers and heads for each of its rows."""
-        shares = torch.stack(self.shares).mean(0).tolist()
+        # Only here, as to ask a GPU for a number is to wait for it.
+        shares = [share.to(self.shares[0].device) for share in self.shares]
+        shares = torch.stack(shares).mean(0).tolist()
         self.shares.clear()
         return shares

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -270,8 +270,17 @@ class DecodeStep:
                 self._decode()
             with torch.cuda.graph(graph, **how):
                 self._decode()
+            if not torch.allclose(self._first(graph.replay), self._first(self._decode)):
+                raise RuntimeError("a replay gives something else than what it replays")
         torch.cuda.current_stream(self.device).wait_stream(self.stream)
         return graph
+
+    def _first(self, run: Callable[[], None]) -> Tensor:
+        """The logits of a step behind nothing."""
+        self.token.zero_()
+        self.cache.place.zero_()
+        run()
+        return self.logits.clone()
 
     @contextlib.contextmanager
     def _aside(self) -> Iterator[None]:

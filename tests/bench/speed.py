@@ -97,15 +97,24 @@ def table(
     rates = (("products in fp32", "fp32", "GFLOP/s"), ("in int8", "int8", "GOP/s"))
     told = ", ".join(f"{k} {limits[v] / 1e9:.0f} {unit}" for k, v, unit in rates)
     told += f", reading {limits['reading'] / 1e9:.1f} GB/s"
+    peers = [each for name, each in found.items() if "transformers" in name]
+    soonest = min(each["first"] for each in peers)
+    fastest = max(each["rate"] for each in peers)
     rows = {
         "load": [f"{each['load']:.1f} s" for each in found.values()],
         "vision": [f"{each['vision']:.2f} s" for each in found.values()],
         "time to first token": [f"{each['first']:.2f} s" for each in found.values()],
+        "against the sooner transformers": [
+            f"{soonest / each['first']:.2f} ×" for each in found.values()
+        ],
         "of the limit of its products": [
             f"{operations(config, length) / limit(limits, name) / each['first']:.0%}"
             for name, each in found.items()
         ],
         "tokens/s": [f"{each['rate']:.2f}" for each in found.values()],
+        "against the faster transformers": [
+            f"{each['rate'] / fastest:.2f} ×" for each in found.values()
+        ],
         "of the limit of reading": [
             f"{each['rate'] * read(config, name) / limits['reading']:.0%}"
             for name, each in found.items()

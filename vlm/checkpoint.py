@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import dispatch_model, infer_auto_device_map
-from accelerate.utils import get_max_memory
 from torch import Tensor
 
 from vlm import hub, weights
@@ -128,6 +126,8 @@ def load_model(
     model.decoder.tie_weights()
     model.requires_grad_(False).eval()
     if len(places) > 1:
+        from accelerate import dispatch_model
+
         gpus = [place for place in places.values() if place != "cpu"]
         dispatch_model(model, places, main_device=min(gpus))
     return model
@@ -143,6 +143,10 @@ def place(
     Raises:
         ValueError: there is not enough memory in all of them.
     """
+    # Only here: it takes half a second to import, and one device needs none of it.
+    from accelerate import infer_auto_device_map
+    from accelerate.utils import get_max_memory
+
     memory = get_max_memory(max_memory)
     if max_memory is None:  # images and the KV cache want room too
         memory = {k: v if k == "cpu" else int(v * 0.9) for k, v in memory.items()}

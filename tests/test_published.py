@@ -15,6 +15,7 @@ from oracle import Case, as_transformers_reads, load
 from vlm import checkpoint, hub
 from vlm.config import PaliGemmaConfig
 from vlm.paligemma import PaliGemma
+from vlm.published import CHECKPOINTS
 
 PAST = {"torch_dtype": "float32", "transformers_version": "4.41.0.dev0"}
 VISION = {
@@ -203,3 +204,33 @@ def write_zeros(path: Path, header: dict) -> None:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         file.truncate(8 + len(text) + end)
+
+
+def test_no_checkpoint_is_named_twice_and_names_tell_the_resolution():
+    names = [each.name for each in CHECKPOINTS]
+    assert len(set(names)) == len(names) > 70
+    for each in CHECKPOINTS:
+        assert each.name.startswith("google/paligemma")
+        assert each.name.endswith(f"-{each.resolution}")
+        assert f"-{each.kind}-" in each.name
+        assert each.does and each.prompts
+
+
+@pytest.mark.parametrize("resolution", [224, 448, 896])
+@pytest.mark.parametrize(
+    "size", ["paligemma-3b", "paligemma2-3b", "paligemma2-10b", "paligemma2-28b"]
+)
+def test_sizes_are_those_of_the_model_that_the_config_builds(size, resolution):
+    first = size == "paligemma-3b"
+    raw = paligemma(resolution) if first else paligemma2(size, resolution)
+    with torch.device("meta"):
+        model = PaliGemma(PaliGemmaConfig.from_hf(raw))
+    count = sum(math.prod(tensor.shape) for tensor in checkpoint.named(model).values())
+    assert hub.EMBEDDING in checkpoint.named(model)
+    (pretrained,) = (
+        each for each in CHECKPOINTS if each.name == f"google/{size}-pt-{resolution}"
+    )
+    assert pretrained.parameters == count
+    assert pretrained.bytes() == count * (4 if first else 2)
+    if first:
+        assert pretrained.bytes("bfloat16") == 2 * count

@@ -16,7 +16,7 @@ FLOORS = (
     "cache config edit kept layers tap",
     "gemma siglip",
     "paligemma",
-    "failures hub image masks samplers tokenizer",
+    "failures hub image machine masks published samplers tokenizer",
     "caption weights",
     "snapshot",
     "download",

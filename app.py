@@ -14,7 +14,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import torch
 
 import vlm
-from vlm.ui import page
+from vlm.ui.models import Models
 
 HERE = Path(__file__).resolve().parent
 TINY = str(HERE / "assets" / "tiny")
@@ -26,40 +26,67 @@ def main() -> None:
     try:
         if options.mcp and importlib.util.find_spec("mcp") is None:
             raise ValueError('--mcp needs one more package: pip install "gradio[mcp]"')
-        engines, pair = load(options), pair_of(options)
+        models, pair = load(options), pair_of(options)
         if options.pair:
             pair()  # what is wrong with it is told now
+        # Only now: to import Gradio takes seconds, in which a small model is loaded.
+        from vlm.ui import page
+
+        models.wait(0)  # what is wrong with a model is known by now, or takes long
+        demo = page.build(models, HERE / "assets" / "examples", pair=pair)
+        page.launch(
+            demo,
+            server_port=options.port,
+            share=options.share,
+            mcp_server=options.mcp,
+            prevent_thread_lock=True,
+        )
+        models.wait()
     except (ValueError, OSError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         sys.exit(2)
-    demo = page.build(engines, HERE / "assets" / "examples", pair=pair)
-    page.launch(
-        demo,
-        server_port=options.port,
-        share=options.share,
-        mcp_server=options.mcp,
+    demo.block_thread()
+
+
+def load(options: argparse.Namespace) -> Models:
+    """The models that are asked for; their loading has begun."""
+    sources = options.model or [TINY]
+    menu = is_local(options) if options.menu is None else options.menu
+    one = functools.partial(load_one, options, threads=torch.get_num_threads())
+    return Models(one, sources, switching=menu)
+
+
+def load_one(
+    options: argparse.Namespace,
+    source: str,
+    *,
+    threads: int,
+    progress: Callable[[str], None],
+) -> vlm.Engine:
+    """One of them; `threads` of torch are there for it, of which it may want fewer."""
+
+    def told(words: str) -> None:
+        progress(words)
+        if sys.stderr.isatty():
+            tell(words)
+
+    torch.set_num_threads(threads)
+    engine = vlm.load(
+        source,
+        device=options.device,
+        dtype=options.dtype,
+        quantize=options.quantize,
+        progress=told,
     )
+    engine.settle_threads()
+    return engine
 
 
-def load(options: argparse.Namespace) -> list[vlm.Engine]:
-    """An engine for each source; those of equal names are named by their sources."""
-    sources = list(dict.fromkeys(options.model or [TINY]))
-    engines = [
-        vlm.load(
-            source,
-            device=options.device,
-            dtype=options.dtype,
-            quantize=options.quantize,
-            progress=tell if sys.stderr.isatty() else None,
-        )
-        for source in sources
-    ]
-    names = [engine.name for engine in engines]
-    for engine, source in zip(engines, sources):
-        if names.count(engine.name) > 1:
-            engine.name = source
-    torch.set_num_threads(max(engine.threads() for engine in engines))
-    return engines
+def is_local(options: argparse.Namespace) -> bool:
+    """Whether nobody else reaches the page: strangers must not load what they like."""
+    host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
+    public = options.share or "SPACE_ID" in os.environ
+    return not public and host in ("127.0.0.1", "localhost", "::1")
 
 
 def pair_of(options: argparse.Namespace) -> Callable[[], vlm.Pair] | None:
@@ -102,6 +129,12 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--share", action="store_true", help="a public link for 72 hours"
+    )
+    parser.add_argument(
+        "--menu",
+        action=argparse.BooleanOptionalAction,
+        help="let whoever opens the page load another checkpoint; if left out, only "
+        "where the page is for this machine alone",
     )
     parser.add_argument(
         "--mcp", action="store_true", help="be a server of MCP tools as well"

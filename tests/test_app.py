@@ -129,6 +129,7 @@ def test_help_names_every_option():
         "--quantize",
         "--port",
         "--share",
+        "--menu",
         "--mcp",
     ):
         assert option in said
@@ -144,6 +145,33 @@ def test_models_of_equal_names_are_told_apart_by_their_sources(
     monkeypatch.setattr(sys, "argv", ["app.py", *arguments, "--device", "cpu"])
     names = [engine.describe()["name"] for engine in app.load(app.parse())]
     assert names == [first, second]
+
+
+@pytest.mark.parametrize(
+    "arguments, environment, switching",
+    [
+        ([], {}, True),
+        (["--share"], {}, False),
+        ([], {"SPACE_ID": "someone/paliscope"}, False),
+        ([], {"GRADIO_SERVER_NAME": "0.0.0.0"}, False),
+        (["--share", "--menu"], {}, True),
+        (["--no-menu"], {}, False),
+    ],
+)
+def test_only_a_page_for_this_machine_has_a_menu_unless_one_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    environment: dict[str, str],
+    switching: bool,
+) -> None:
+    for name in ("SPACE_ID", "GRADIO_SERVER_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["app.py", *arguments, "--device", "cpu"])
+    models = app.load(app.parse())
+    assert models.switching == switching
+    models.wait()
 
 
 def test_one_model_keeps_its_short_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -413,7 +413,9 @@ def test_an_engine_says_that_it_is_int8_and_counts_what_was_learnt(asked):
 def test_the_page_says_what_is_computed_with(asked, monkeypatch):
     how = ["--model", str(asked), "--device", "cpu", "--quantize", "int8"]
     monkeypatch.setattr("sys.argv", ["app.py", *how])
-    demo = page.build(app.load(app.parse()), Path(app.HERE, "assets", "examples"))
+    models = app.load(app.parse())
+    models.wait()
+    demo = page.build(models, Path(app.HERE, "assets", "examples"))
     assert "cpu · int8" in json.dumps(demo.config, ensure_ascii=False, default=str)
 
 

@@ -65,7 +65,9 @@ def stand() -> Iterator[SimpleNamespace]:
     """A viewer: shows the views that `plays` gives, hears what its buttons ask for."""
     stand = SimpleNamespace(store=Store(2**28), heard=[], plays=None)
     with gr.Blocks() as demo:
-        scope = Scope(view.empty(FakeEngine()), store=stand.store, elem_id="scope")
+        scope = Scope(
+            view.empty(FakeEngine().describe()), store=stand.store, elem_id="scope"
+        )
 
         def show() -> Iterator[dict]:
             yield from stand.plays()

@@ -112,6 +112,7 @@ class Engine:
         self.name = name
         self.masks = masks
         self.arithmetic = arithmetic or str(self.dtype).removeprefix("torch.")
+        self.threads: int | None = None  # of torch's; None: as many as it is set to
         self.features = Kept(KEPT_FEATURES)
         self.prefixes = Kept(KEPT_PREFIXES)
         self.graphs = Graphs(model)
@@ -148,9 +149,12 @@ class Engine:
             "cache_bytes": row * self.dtype.itemsize,  # for each position
         }
 
-    def threads(self) -> int:
-        """With how many of torch's threads it writes answers soonest: measured."""
-        return arithmetic.threads(self.model)
+    def settle_threads(self) -> None:
+        """From now on take as many of torch's threads as write answers soonest.
+
+        That is measured, and torch's present number is the most it may be.
+        """
+        self.threads = arithmetic.threads(self.model)
 
     @torch.no_grad()
     def look(
@@ -170,6 +174,7 @@ class Engine:
             config = self.config.vision
             x = pixels(image, config.image_size, channels=config.channels)
             x = x.to(self.device, self.dtype)
+            self._set_threads()
             kept = self.model.look(x, tap) if watched else self.model.look(x)
             if keep:
                 self.features.put(key, kept)
@@ -299,6 +304,7 @@ class Engine:
         """States [1, T, D] of one pass from the first image token on."""
         row = torch.tensor([ids], device=self.device)
         prefix = torch.arange(len(ids), device=self.device)[None] < layout.prefix
+        self._set_threads()
         return self.model.states(row, features, prefix=prefix, **how)
 
     @torch.no_grad()
@@ -394,6 +400,7 @@ class Engine:
     ) -> Tensor:
         """Logits [T, V] behind the last of those tokens, or behind all of them."""
         ids = torch.tensor([tokens], device=self.device)
+        self._set_threads()
         return self.model(ids, cache=cache, tap=tap, last=last)[0]
 
     @torch.no_grad()
@@ -421,6 +428,11 @@ class Engine:
             bin_probability=None if loc is None else float(bins[loc]),
             bins=None if loc is None else bins.float().cpu().numpy(),
         )
+
+    def _set_threads(self) -> None:
+        # torch has a number for each thread, and each step may come from another.
+        if self.threads and self.threads != torch.get_num_threads():
+            torch.set_num_threads(self.threads)
 
     def _sequence(
         self, images: int, prompt: str, answer: str | Sequence[int]

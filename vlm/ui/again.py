@@ -11,6 +11,7 @@ from typing import Any
 
 from vlm.ui import pictures, prompts
 from vlm.ui.asking import MAX_TOKENS, Ask, Settings, views
+from vlm.ui.models import Models
 from vlm.ui.store import Run, Store
 from vlm.ui.view import View
 
@@ -33,7 +34,7 @@ class Again:
     old: View | None = None
     discs: tuple[tuple[float, float, float], ...] = ()
 
-    def views(self, engines: dict[str, Any], store: Store) -> Iterator[View]:
+    def views(self, engines: Models, store: Store) -> Iterator[View]:
         ask = self.ask
         if self.discs:
             ask = replace(ask, picture=pictures.painted(ask.picture, self.discs))

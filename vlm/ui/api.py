@@ -17,6 +17,7 @@ from vlm.ui.api_try import Try
 from vlm.ui.api_why import Why
 from vlm.ui.asking import MAX_TOKENS, STYLES
 from vlm.ui.callers import Caller, last
+from vlm.ui.models import Models
 from vlm.ui.refusing import refusing, refusing_all
 from vlm.ui.replies import (
     Detected,
@@ -28,7 +29,7 @@ from vlm.ui.replies import (
 )
 
 
-def build(engines: dict[str, Any]) -> None:
+def build(engines: Models) -> None:
     """Add the endpoints to the Blocks that is open."""
     api, why, trial = Api(engines), Why(engines), Try(engines)
     for endpoint in (

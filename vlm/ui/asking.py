@@ -128,7 +128,7 @@ def views(
     """
     image = pictures.read(ask.picture)
     begun = {
-        **view.empty(engine, image),
+        **view.empty(engine.describe(), image),
         **ask.told(),
         "prompt": view.prompt_tokens(engine, ask.prompt),
         "before": old and _rescored(engine, image, ask.prompt, old),

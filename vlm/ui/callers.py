@@ -10,13 +10,14 @@ from gradio_client.utils import is_file_obj_with_meta
 import vlm
 from vlm.ui import pictures, view
 from vlm.ui.asking import Ask, Settings, views
+from vlm.ui.models import Models
 from vlm.ui.store import Store
 
 
 class Caller:
     """Asks engines what came through an endpoint, and keeps nothing."""
 
-    def __init__(self, engines: dict[str, Any]) -> None:
+    def __init__(self, engines: Models) -> None:
         self._engines = engines
         self._store = Store(0)  # keeps nothing: there is no viewer to look into it
 
@@ -51,11 +52,12 @@ def last(seen: Iterator[view.View]) -> view.View:
     return deque(seen, maxlen=1).pop()
 
 
-def named(engines: dict[str, Any], model: str) -> str:
+def named(engines: Models, model: str) -> str:
     """The model to ask: the first one if none is named."""
-    if model and model not in engines:
-        raise ValueError(f"There is no model {model!r}, only {', '.join(engines)}.")
-    return model or next(iter(engines))
+    if model and model not in engines.names:
+        here = ", ".join(engines.names)
+        raise ValueError(f"There is no model {model!r}, only {here}.")
+    return engines.asked(model)
 
 
 def sent(image: Any) -> str:

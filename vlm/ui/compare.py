@@ -6,7 +6,7 @@ so they are not postponed here.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from vlm.ui.asking import Ask, Settings
 from vlm.ui.callers import named, sent
 from vlm.ui.comparing import SIDES, comparisons
 from vlm.ui.examples import Example
+from vlm.ui.models import Models
 from vlm.ui.probe import MODEL, QUIET
 from vlm.ui.questions import PRESETS, Preset, Question, Wanted, asks_of, question
 from vlm.ui.refusing import refusing, refusing_all
@@ -33,7 +34,7 @@ KEPT_BYTES = 64 * 2**20  # of maps, while a program's comparison is made
 GREEDY = (*astuple(Settings()), "")
 
 
-def build(engines: dict[str, Any], store: Store, examples: list[Example]) -> None:
+def build(engines: Models, store: Store, examples: list[Example]) -> None:
     """Lay out the tab in the Blocks that is open, and wire it; add `/compare`."""
     # First, or a listener's function could take its name.
     gr.api(endpoint(engines), **MODEL)
@@ -41,11 +42,11 @@ def build(engines: dict[str, Any], store: Store, examples: list[Example]) -> Non
     presets = [each for each in PRESETS if {*each.pictures} <= {*known, None}]
     begin = presets[0] if presets else Preset("", (None, None), ("caption en", ""))
     opened = pictures.read(known[begin.pictures[0]]) if presets else None
-    first = view.empty(next(iter(engines.values())), opened)
+    first = view.empty(engines.about(), opened)
     with gr.Column(elem_id="compare"):
         with gr.Row(elem_id="questions"):
             questions = [
-                question(side, list(engines), known.get(picture), prompt)
+                question(side, engines.choices, known.get(picture), prompt)
                 for side, picture, prompt in zip(SIDES, begin.pictures, begin.prompts)
             ]
         with gr.Row(elem_id="compare-go"):
@@ -72,7 +73,7 @@ class _Asking:
 
     def __init__(
         self,
-        engines: dict[str, Any],
+        engines: Models,
         store: Store,
         a: Scope,
         b: Scope,
@@ -106,7 +107,7 @@ class _Asking:
         def pick(*models: str) -> tuple:
             sides = preset.sides(known)
             values = [(model, *side) for model, side in zip(models, sides)]
-            asks = refusing(asks_of, *values)
+            asks = self._asks(*values)
             return *sides[0], *sides[1], Wanted(asks)
 
         filled = [each for one in questions for each in one.preset]
@@ -127,15 +128,19 @@ class _Asking:
 
     def compare(self, turn: Turn, *values: Any) -> Iterator[dict]:
         half = len(values) // 2
-        asks = refusing(asks_of, values[:half], values[half:])
+        asks = self._asks(values[:half], values[half:])
         yield from self.follow(turn, Wanted(asks))
 
     def follow(self, turn: Turn, wanted: Wanted) -> Iterator[dict]:
         yield from turn.take(refusing_all(self._news(wanted.asks)))
 
+    def _asks(self, *sides: Sequence[Any]) -> tuple[Ask, Ask]:
+        whom = (self.engines.asked(side[0]) for side in sides)
+        return refusing(asks_of, *((one, *side[1:]) for one, side in zip(whom, sides)))
+
     def _news(self, asks: tuple[Ask, Ask]) -> Iterator[dict]:
         b = asks[1]
-        other = view.empty(self.engines[b.model], pictures.read(b.picture))
+        other = view.empty(self.engines.about(b.model), pictures.read(b.picture))
         yield self._told(b=other, difference={"phase": "running"})
         for news in comparisons(self.engines, self.store, asks):
             yield self._told(**news)
@@ -154,7 +159,7 @@ class Compared(TypedDict):
     difference: dict[str, Any]
 
 
-def endpoint(engines: dict[str, Any]) -> Callable[..., Compared]:
+def endpoint(engines: Models) -> Callable[..., Compared]:
     """What `/compare` calls."""
     store = Store(KEPT_BYTES)
 

@@ -1,7 +1,7 @@
 """Comparing: two questions, their answers, and what differs between these.
 
 asks = Ask("tiny", "cat.jpg", "detect cat"), Ask("tiny", "cat.jpg", "detect dog")
-for news in comparisons(engines, store, asks):
+for news in comparisons(models, store, asks):
     ...  # {"a": a view}, then {"b": a view}, at last {"difference": ...}
 """
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from vlm.ui import difference, pictures
 from vlm.ui.asking import Ask, views
+from vlm.ui.models import Models
 from vlm.ui.store import Run, Store, unpack
 from vlm.ui.view import View
 
@@ -23,13 +24,15 @@ LEAST = 1e-38  # a probability of which float32 can still take the logarithm
 
 
 def comparisons(
-    engines: dict[str, Any], store: Store, asks: tuple[Ask, Ask]
+    models: Models, store: Store, asks: tuple[Ask, Ask]
 ) -> Iterator[dict[str, Any]]:
     """The views of both answers as they come, A before B, and then the difference.
 
     Raises:
         ValueError: a picture cannot be read, or a model cannot be asked.
     """
+    # Held until the end: another may take the place of one of them.
+    engines = {ask.model: models[ask.model] for ask in asks}
     ends: dict[str, View] = {}
     for side, ask in zip(SIDES, asks):
         for now in views(engines[ask.model], store, ask):

@@ -10,6 +10,7 @@ from vlm.ui import prompts
 from vlm.ui.asking import MAX_TOKENS, MAX_TRIES, STYLES
 from vlm.ui.examples import Example
 from vlm.ui.hint import Hint, hint
+from vlm.ui.models import Models
 
 
 class Picture(gr.Image):
@@ -31,9 +32,8 @@ class Question(NamedTuple):
     stop: gr.Button
 
 
-def question(begin: Example, abouts: dict[str, dict]) -> Question:
-    """Lay them out; `abouts` is what each engine says of itself, by name."""
-    names = list(abouts)
+def question(begin: Example, models: Models) -> Question:
+    """Lay them out."""
     picture = Picture(
         str(begin.picture) if begin.picture else None,
         type="filepath",
@@ -67,7 +67,8 @@ def question(begin: Example, abouts: dict[str, dict]) -> Question:
         placeholder="detect cat ; dog",
         elem_id="prompt",
     )
-    line = Hint(hint(begin.prompt, abouts[names[0]]), elem_id="hint")
+    line = Hint(hint(begin.prompt, models.about()), elem_id="hint")
+    names = list(models.choices)
     model = gr.Dropdown(
         names, value=names[0], label="Model", visible=len(names) > 1, elem_id="model"
     )

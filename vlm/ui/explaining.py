@@ -11,14 +11,13 @@ from vlm.probes import METHODS, Asked
 from vlm.ui import pictures
 from vlm.ui.again import LOST
 from vlm.ui.asking import PAUSE, Ask
+from vlm.ui.models import Models
 from vlm.ui.store import Run, Store
 
 MAX_TOKENS = 8  # each costs passes of its own
 
 
-def explained(
-    engines: dict[str, Any], store: Store, data: Any
-) -> Iterator[dict[str, Any]]:
+def explained(engines: Models, store: Store, data: Any) -> Iterator[dict[str, Any]]:
     """`data` is {run, tokens}: the run's name, and places in its answer.
 
     Yields:
@@ -62,9 +61,7 @@ def ways() -> dict[str, Any]:
     return {"most": MAX_TOKENS, "each": told}
 
 
-def _checked(
-    engines: dict[str, Any], store: Store, data: Any
-) -> tuple[Asked, list[int]]:
+def _checked(engines: Models, store: Store, data: Any) -> tuple[Asked, list[int]]:
     given = data if isinstance(data, dict) else {}
     kept, tokens = ended(store, given.get("run")), given.get("tokens")
     ids = tuple(token["id"] for token in kept.view["tokens"])
@@ -92,7 +89,7 @@ def ended(store: Store, run: Any) -> Run:
     return kept
 
 
-def answered(engines: dict[str, Any], ask: Ask, ids: tuple[int, ...]) -> Asked:
+def answered(engines: Models, ask: Ask, ids: tuple[int, ...]) -> Asked:
     """A question and its answer, for probes.
 
     Raises:

@@ -7,7 +7,7 @@ and the script draws the rest of the value.
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -22,6 +22,7 @@ from vlm.image import pixels
 from vlm.tokenizer import LOCS, SEGS
 from vlm.ui import figures, pictures
 from vlm.ui.asking import MAX_TOKENS, Ask
+from vlm.ui.models import Models
 from vlm.ui.probe import MODEL, Probe
 from vlm.ui.refusing import refusing
 from vlm.ui.scope import FOLDER, joined
@@ -39,28 +40,30 @@ SCRIPTS = (
 UNKNOWN = "This engine does not tell what it is made of. What is known of it is shown."
 
 
-def build(engines: dict[str, Any], tab: gr.Tab, probe: Probe) -> None:
+def build(engines: Models, tab: gr.Tab, probe: Probe, switched: Callable) -> None:
     """Lay out the tab in the Blocks that is open.
 
     It shows the question of the Probe tab when it is opened, and asks by itself when
-    an answer ends while it is open.
+    an answer ends while it is open. `switched` listens for another model.
     """
-    first = next(iter(engines.values()))
     inside = Inside(elem_id="inside")
 
+    def engine_of(view: dict | None) -> Any:
+        name = engines.asked((view or {}).get("model"))
+        return refusing(engines.__getitem__, name)
+
     def show(path: str | None, prompt: str | None, view: dict | None) -> dict:
-        view = view or {}
-        engine = engines.get(view.get("model"), first)
-        return shown(engine, path, prompt, probe.store.get(str(view.get("run"))))
+        run = probe.store.get(str((view or {}).get("run")))
+        return shown(engine_of(view), path, prompt, run)
 
     asking = {"inputs": [probe.picture, probe.prompt, probe.scope], "outputs": inside}
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     tab.select(show, **asking, **quiet)
     inside.look(show, **asking, **quiet)
+    switched(show, **asking, **quiet)
 
     def within(path: str | None, view: dict | None, event: gr.EventData) -> dict:
-        engine = engines.get((view or {}).get("model"), first)
-        return gr.update(within=refusing(looked, engine, path, event._data))
+        return gr.update(within=refusing(looked, engine_of(view), path, event._data))
 
     inside.within(within, [probe.picture, probe.scope], inside, **MODEL, **quiet)
 

@@ -15,6 +15,7 @@ from vlm.ui.again import Again
 from vlm.ui.asking import Ask, Settings
 from vlm.ui.examples import Example
 from vlm.ui.history import History
+from vlm.ui.models import Models
 from vlm.ui.refusing import as_text, refusing
 
 BROKEN = (
@@ -26,7 +27,7 @@ BROKEN = (
 def wire(
     history: History,
     examples: Sequence[Example],
-    models: Sequence[str],
+    models: Models,
     **listener: Any,
 ) -> Any:
     """Ask again what `history` brings back.
@@ -37,12 +38,14 @@ def wire(
 
     def bring(event: gr.EventData) -> tuple:
         ask = refusing(restored, event.asked, examples)
-        if ask.model not in models:
-            note = f"This was asked of {ask.model}. Here {models[0]} answers."
+        here = models.asked(ask.model)
+        if ask.model != here:
+            note = f"This was asked of {ask.model}. Here {here} answers."
             gr.Warning(as_text(note))
-            ask = replace(ask, model=models[0])
+            ask = replace(ask, model=here)
+        chosen = here if here in models.choices else models.choices[0]
         settings = astuple(ask.settings)
-        return ask.picture, ask.prompt, ask.model, *settings, ask.start, Again(ask)
+        return ask.picture, ask.prompt, chosen, *settings, ask.start, Again(ask)
 
     return history.restore(bring, **listener)
 

@@ -19,6 +19,7 @@ from vlm.ui.explaining import explained
 from vlm.ui.hint import hint
 from vlm.ui.history import History
 from vlm.ui.lint import lint
+from vlm.ui.models import Models
 from vlm.ui.refusing import refusing, refusing_all
 from vlm.ui.scope import Scope
 from vlm.ui.store import Store
@@ -39,46 +40,45 @@ class Probe(NamedTuple):
     scope: Scope
 
 
-def build(engines: dict[str, Any], examples: list[Example]) -> Probe:
+def build(engines: Models, examples: list[Example], switched: Callable) -> Probe:
     """Lay out the tab in the Blocks that is open, and wire it.
 
+    `switched` listens for another model, told whether no answer is shown (`idle`).
     Returns what the other tabs look into.
     """
     store = Store(KEPT_BYTES)
-    abouts = {name: engine.describe() for name, engine in engines.items()}
-    first = next(iter(engines))
     begin = examples[0] if examples else Example(None, "caption en")
 
     with gr.Row(elem_id="probe"):
         with gr.Column(elem_id="ask", min_width=260):
-            asked = question(begin, abouts)
+            asked = question(begin, engines)
             how = sampling("sampling")
             shelf = _shelf(examples)
             history = History(elem_id="history")
-            note = gr.HTML(_note(abouts[first]), elem_id="note", js_on_load=None)
+            note = gr.HTML(_note(engines.about()), elem_id="note", js_on_load=None)
         opened = pictures.read(begin.picture) if begin.picture else None
-        empty = view.empty(engines[first], opened)
+        empty = view.empty(engines.about(), opened)
         scope = Scope(empty, store=store, elem_id="scope")
 
-    _help(asked, note, abouts)
+    _help(asked, note, engines, switched)
     ways = _Ways(engines, store, asked, how, scope)
-    ways.wire(examples, shelf, history)
+    ways.wire(examples, shelf, history, switched)
     return Probe(store, asked.picture, asked.prompt, scope)
 
 
-def _help(asked: Question, note: gr.HTML, abouts: dict[str, dict]) -> None:
+def _help(asked: Question, note: gr.HTML, engines: Models, switched: Callable) -> None:
     """The chips, the line under the prompt and the note follow what is chosen."""
 
     def told(prompt: str, model: str) -> tuple:
         task = prompts.of(prompt or "")
-        return task.name if task else None, hint(prompt or "", abouts[model])
+        return task.name if task else None, hint(prompt or "", engines.about(model))
 
     def rephrased(name: str, prompt: str) -> str:
         return prompts.rephrased(prompt or "", prompts.named(name))
 
     def repaired(prompt: str, model: str) -> str:
-        repairs = (advice.repair for advice in lint(prompt or "", abouts[model])[:1])
-        return next(repairs, None) or prompt
+        advice = lint(prompt or "", engines.about(model))[:1]
+        return next((each.repair for each in advice), None) or prompt
 
     def respoken(prompt: str, event: gr.EventData) -> str:
         return refusing(prompts.respoken, prompt or "", event.code)
@@ -93,10 +93,12 @@ def _help(asked: Question, note: gr.HTML, abouts: dict[str, dict]) -> None:
         trigger_mode="always_last",
         **quick,
     )
+    switched(told, [prompt, model], [task, line], **quick)
     task.input(rephrased, [task, prompt], prompt, **quick)
     line.repair(repaired, [prompt, model], prompt, **quick)
     line.language(respoken, prompt, prompt, **quick)
-    model.change(lambda model: _note(abouts[model]), model, note, **quick)
+    for changed in (model.change, switched):
+        changed(lambda model: _note(engines.about(model)), model, note, **quick)
 
 
 class _Ways:
@@ -109,7 +111,7 @@ class _Ways:
 
     def __init__(
         self,
-        engines: dict[str, Any],
+        engines: Models,
         store: Store,
         asked: Question,
         how: list,
@@ -120,7 +122,11 @@ class _Ways:
         self.wanted, self.turn = gr.State(), gr.State(Turn())
 
     def wire(
-        self, examples: list[Example], shelf: Examples | None, history: History
+        self,
+        examples: list[Example],
+        shelf: Examples | None,
+        history: History,
+        switched: Callable,
     ) -> None:
         asked, scope, wanted, turn = self.asked, self.scope, self.wanted, self.turn
         model = asked.model
@@ -146,6 +152,7 @@ class _Ways:
             **QUIET,
         )
         changed.then(self.preview, [asked.picture, model], scope, **QUIET)
+        switched(self.renewed, [asked.picture, model], scope, **QUIET)
 
         self._wants(scope.branch, self.branch, None, [wanted])
         self._wants(scope.paint, self.paint, None, [wanted])
@@ -157,7 +164,7 @@ class _Ways:
             self._wants(shelf.pick, pick, [model, *self.how], filled)
         self._over(history.restore)
         brought = {"outputs": [*controls, wanted], **QUIET}
-        self._end_told(keep.wire(history, examples, list(self.engines), **brought))
+        self._end_told(keep.wire(history, examples, self.engines, **brought))
 
     def _wants(
         self, listener: Callable, wish: Callable, inputs: list | None, outputs: list
@@ -178,7 +185,8 @@ class _Ways:
     def probe(
         self, turn: Turn, image: str, prompt: str, model: str, *how: Any
     ) -> Iterator[dict]:
-        ask = refusing(asked_for, model, image, prompt, *how)
+        whom = self.engines.asked(model)
+        ask = refusing(asked_for, whom, image, prompt, *how)
         yield from self.follow(turn, Again(ask))
 
     def follow(self, turn: Turn, wanted: Again) -> Iterator[dict]:
@@ -197,7 +205,11 @@ class _Ways:
 
     def preview(self, path: str | None, model: str) -> dict:
         image = refusing(pictures.read, path) if path else None
-        return view.empty(self.engines[model], image)
+        return view.empty(self.engines.about(model), image)
+
+    def renewed(self, path: str | None, model: str, event: gr.EventData) -> dict:
+        """An answer that is shown stays: it says whose it is."""
+        return self.preview(path, model) if event.idle else gr.skip()
 
     def branch(self, event: gr.EventData) -> Again:
         return refusing(again.branched, self.store, event._data)
@@ -208,7 +220,8 @@ class _Ways:
     def region(
         self, event: gr.EventData, image: str, _prompt: str, model: str, *how: Any
     ) -> tuple[str, Again]:
-        wanted = refusing(again.in_region, self.store, event._data, model, image, *how)
+        whom = self.engines.asked(model)
+        wanted = refusing(again.in_region, self.store, event._data, whom, image, *how)
         return wanted.ask.prompt, wanted
 
     def another_try(self, event: gr.EventData) -> dict:
@@ -219,7 +232,8 @@ class _Ways:
             example = examples[event.index]
             picture = str(example.picture)
             *settings, _ = how
-            ask = refusing(asked_for, model, picture, example.prompt, *settings, "")
+            whom = self.engines.asked(model)
+            ask = refusing(asked_for, whom, picture, example.prompt, *settings, "")
             return picture, example.prompt, "", Again(ask)
 
         return pick

@@ -65,7 +65,9 @@ def asks_of(a: Sequence[Any], b: Sequence[Any]) -> tuple[Ask, Ask]:
     return asked_for(*a), asked_for(b[0], picture, prompt, *b[3:])
 
 
-def question(side: str, names: list[str], picture: str | None, prompt: str) -> Question:
+def question(
+    side: str, names: Sequence[str], picture: str | None, prompt: str
+) -> Question:
     """Lay out the controls of one side, of "a" or "b"."""
     name, first = side.upper(), side == "a"
     with gr.Column(elem_id=f"ask-{side}", elem_classes="question", min_width=260):
@@ -95,7 +97,7 @@ def question(side: str, names: list[str], picture: str | None, prompt: str) -> Q
             elem_classes="prompt",
         )
         model = gr.Dropdown(
-            names,
+            list(names),
             value=names[0],
             label=f"Model {name}",
             show_label=False,

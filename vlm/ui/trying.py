@@ -13,10 +13,11 @@ from vlm.ui import pictures
 from vlm.ui.again import LOST
 from vlm.ui.asking import PAUSE
 from vlm.ui.explaining import answered, ended
+from vlm.ui.models import Models
 from vlm.ui.store import Run, Store
 
 
-def tried(engines: dict[str, Any], store: Store, data: Any) -> Iterator[dict[str, Any]]:
+def tried(engines: Models, store: Store, data: Any) -> Iterator[dict[str, Any]]:
     """`data` is {run, token, trial, number} and what that test has to be told:
 
         heat    rows of the map that lies on the picture    knockout, faithfulness

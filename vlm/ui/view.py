@@ -16,9 +16,8 @@ from vlm.ui import pictures
 View = dict[str, Any]
 
 
-def empty(engine: Any, image: Image.Image | None = None) -> View:
-    """A picture, or none yet, and no answer."""
-    about = engine.describe()
+def empty(about: dict[str, Any], image: Image.Image | None = None) -> View:
+    """A picture, or none yet, and no answer of an engine that describes itself so."""
     return {
         "text": "",
         "tokens": [],

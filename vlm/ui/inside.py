@@ -12,8 +12,6 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from gradio.processing_utils import save_pil_to_cache
-from gradio.utils import get_upload_folder
 from PIL import Image
 
 import vlm
@@ -204,7 +202,7 @@ def _picture(engine: Any, image: Image.Image, values: np.ndarray) -> dict[str, A
     levels = np.rint((values + 1) * 127.5).astype(np.uint8)
     square = Image.fromarray(levels.squeeze())
     # Without loss: what is shown is what the model gets.
-    path = save_pil_to_cache(square, cache_dir=get_upload_folder(), format="png")
+    path = pictures.kept(square, "png")
     about = engine.describe()
     return {
         "original": pictures.shown(image),
@@ -265,7 +263,8 @@ def _masks(
 def _cache(engine: vlm.Engine, tokens: Sequence[Token]) -> list[dict[str, Any]]:
     row = engine.describe()["cache_bytes"]
     prefix = sum(token.kind != "answer" for token in tokens)
-    lengths = {"so far": len(tokens), "at most": prefix + MAX_TOKENS}
+    # The last token of an answer is written and not read.
+    lengths = {"so far": len(tokens), "at most": prefix + MAX_TOKENS - 1}
     return [
         {"name": name, "tokens": length, "size": figures.size(length * row)}
         for name, length in lengths.items()

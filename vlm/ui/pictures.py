@@ -48,7 +48,7 @@ def shown(image: Image.Image) -> dict:
     """A copy small enough to send, as the file entry that Gradio serves."""
     small = image.copy()
     small.thumbnail((SHOWN_EDGE, SHOWN_EDGE), Image.Resampling.LANCZOS)
-    return {"path": _kept(small, "webp"), "meta": {"_type": "gradio.FileData"}}
+    return {"path": kept(small, "webp"), "meta": {"_type": "gradio.FileData"}}
 
 
 def painted(
@@ -62,10 +62,10 @@ def painted(
     pen = ImageDraw.Draw(image)
     for x, y, radius in discs:
         pen.circle((x * image.width, y * image.width), radius * image.width, fill=GREY)
-    return _kept(image, "png")
+    return kept(image, "png")
 
 
-def _kept(image: Image.Image, format: str) -> str:
+def kept(image: Image.Image, format: str) -> str:
     """A file in Gradio's cache, which serves no others, named by what is in it.
 
     It appears whole: somebody else's request may be sending the same one just now.

@@ -100,7 +100,7 @@ class HubServer:
                         if sha256(path) == found[1]:
                             return {}, path.read_bytes()
         api = r"/api/models/([^/]+/[^/]+)(?:/(?:revision|tree)/([^/]+))?"
-        resolve = r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)"
+        resolve = r"(?:/spaces)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)"
         found = re.fullmatch(api, asked.path) or re.fullmatch(resolve, asked.path)
         if not found or found[1] not in self.repositories:
             return Answer(404, {"X-Error-Code": "RepoNotFound"})

@@ -18,7 +18,7 @@ FLOORS = (
     "paligemma",
     "failures hub image machine masks published samplers tokenizer",
     "caption weights",
-    "snapshot",
+    "mask_file snapshot",
     "download",
     "checkpoint exact graphs grounding prefix quantize trace",
     "answer int8_file",

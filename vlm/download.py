@@ -12,12 +12,13 @@ from huggingface_hub import HfApi, ModelInfo, constants, errors, snapshot_downlo
 from vlm.failures import FAILURES, explain, patiently, reason
 from vlm.hub import VOCABULARIES, Progress
 from vlm.masks import FILE as MASKS
+from vlm.masks import PUBLISHED
 from vlm.snapshot import Snapshot
 from vlm.weights import INDEX, WEIGHTS, files, read_json, some
 
 CONFIG, EXAMPLE = "config.json", "google/paligemma2-3b-mix-224"
 # What is read beside the weights, where it is there.
-BESIDE = (CONFIG, "generation_config.json", *VOCABULARIES, MASKS)
+BESIDE = (CONFIG, "generation_config.json", *VOCABULARIES, MASKS, PUBLISHED)
 
 
 def download(

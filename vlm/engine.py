@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlm import arithmetic, checkpoint
+from vlm import arithmetic, checkpoint, mask_file
 from vlm.answer import Answer, Candidate, Step, Timing
 from vlm.cache import KVCache
 from vlm.edit import LEAVE, Edit
@@ -29,7 +29,6 @@ from vlm.graphs import Graphs
 from vlm.grounding import objects
 from vlm.image import image_key, pixels
 from vlm.kept import Kept
-from vlm.masks import FILE as MASKS
 from vlm.masks import Masks
 from vlm.paligemma import PaliGemma
 from vlm.prefix import Prefix, PrefixAttention, prefix_bytes
@@ -56,7 +55,9 @@ def load(
 ) -> Engine:
     """Load a PaliGemma 1 or 2 checkpoint in Hugging Face layout.
 
-    Where a masks.safetensors lies beside the weights, objects come with masks.
+    Objects come with masks where a masks.safetensors or Google's vae-oid.npz lies
+    beside the weights, or the latter in the Hub's cache; what is loaded by name
+    fetches it.
 
     Args:
         source: a folder, or a Hub name such as "google/paligemma2-3b-mix-224".
@@ -89,8 +90,9 @@ def load(
     model = checkpoint.load_model(folder, config, device=device, dtype=dtype)
     computing = arithmetic.settle(model, folder, quantize, progress=tell)
     name = Path(source).name if Path(source).is_dir() else str(source)
-    path = folder / MASKS
-    masks = Masks.load(path) if path.is_file() else None
+    by_name = not Path(source).is_dir()
+    drawn_by = mask_file.find(folder, fetch=by_name, token=token, tell=tell)
+    masks = Masks.load(drawn_by) if drawn_by else None
     return Engine(model, tokenizer, name=name, masks=masks, arithmetic=computing)
 
 

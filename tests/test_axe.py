@@ -98,10 +98,11 @@ def tiny() -> Iterator[SimpleNamespace]:
         yield served
 
 
-@pytest.fixture(params=[1280, 390], ids=["desktop", "phone"])
-def tried(tiny, browser, theme, request: pytest.FixtureRequest) -> Iterator[Page]:
-    size = {"width": request.param, "height": 860}
-    touch = request.param < 760
+@pytest.fixture(params=[(1280, "light"), (390, "dark")], ids=str)
+def tried(tiny, browser, request: pytest.FixtureRequest) -> Iterator[Page]:
+    width, theme = request.param
+    size = {"width": width, "height": 860}
+    touch = width < 760
     yield from opened(tiny, browser, **size, color_scheme=theme, has_touch=touch)
 
 

@@ -22,6 +22,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import pytest
+from huggingface_hub import constants
+
 LARGE = (".safetensors", ".model", ".bin", ".npz", ".gguf")  # what lies in LFS
 PIECE = 4096  # bytes that are sent at once
 
@@ -44,6 +47,19 @@ class Asked:
     path: str
     token: str | None
     start: int  # first byte
+
+
+def stand_in(home: Path, monkeypatch: pytest.MonkeyPatch) -> HubServer:
+    """A Hub with nothing in it that the library asks, with a cache in `home`."""
+    server = HubServer()
+    template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    return server
 
 
 class HubServer:

@@ -24,7 +24,7 @@ import huggingface_hub
 import pytest
 import torch
 from engines import Pair, picture
-from hub_server import Answer, HubServer, commit, sha256
+from hub_server import Answer, HubServer, commit, sha256, stand_in
 from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http, tqdm
 from oracle import read, write
@@ -39,14 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A Hub with nothing in it, an empty cache, and little patience."""
-    server = HubServer()
-    template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
+    server = stand_in(tmp_path, monkeypatch)
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)
     monkeypatch.setattr(failures, "PAUSE", 0.001)
     monkeypatch.setattr(snapshot, "NEWS", 0.01)

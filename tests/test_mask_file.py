@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 from engines import Pair
-from hub_server import Answer, HubServer, sha256
-from huggingface_hub import constants
+from hub_server import Answer, HubServer, sha256, stand_in
 
 import vlm
 from vlm import mask_file
@@ -39,14 +38,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def hub(
     file: Path, pairs: dict[str, Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[HubServer]:
-    server = HubServer()
-    template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
+    server = stand_in(tmp_path, monkeypatch)
     server.repositories[NAME] = {"main": pairs["gemma"].folder}
     server.repositories[mask_file.SPACE] = {"main": file.parent}
     yield server

@@ -3,8 +3,9 @@
     for checkpoint in CHECKPOINTS:
         print(checkpoint.name, checkpoint.resolution, checkpoint.bytes())
 
-Written down from the papers (arXiv:2407.07726, arXiv:2412.03555) and the model pages;
-the Hub is not asked.
+Written down by hand after the papers (arXiv:2407.07726, arXiv:2412.03555); the Hub is
+not asked, and not every fine-tuned name and resolution has been looked up there. One
+that does not exist is refused with a sentence when it is chosen.
 """
 
 from __future__ import annotations

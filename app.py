@@ -113,7 +113,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--pair",
-        help="a SigLIP for the Pairs tab: a folder or a Hub name, such as "
+        help="a SigLIP or CLIP for the Pairs tab: a folder or a Hub name, such as "
         "google/siglip-base-patch16-224; the embedded model brings its own",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")

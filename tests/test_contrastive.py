@@ -26,7 +26,7 @@ from transformers.models.siglip.image_processing_pil_siglip import (
 import vlm
 from vlm import hub, pair_checkpoint
 from vlm.caption import Captions
-from vlm.config import PairConfig, TextConfig
+from vlm.pair_config import PairConfig, TextConfig
 from vlm.siglip import PairModel
 from vlm.tap import Tap
 from vlm.tiny.vocabulary import train_vocabulary
@@ -127,11 +127,31 @@ def test_a_config_is_read_as_transformers_reads_it() -> None:
         "vision_config": hf.vision_config.to_dict(),
     }
     assert PairConfig.from_hf({"model_type": "siglip"}) == PairConfig.from_hf(listed)
-    with pytest.raises(ValueError, match="'clip'"):
-        PairConfig.from_hf({"model_type": "clip"})
+    with pytest.raises(ValueError, match="'bert'; this loads 'siglip' and 'clip'"):
+        PairConfig.from_hf({"model_type": "bert"})
     with pytest.raises(ValueError, match=r"vectors of 64, images of 768"):
         text = {"projection_size": 64}
         PairConfig.from_hf({"model_type": "siglip", "text_config": text})
+
+
+@pytest.mark.parametrize("length", [16, 64])
+def test_published_text_lengths_equal_transformers(tmp_path: Path, length) -> None:
+    """16 for so400m-patch14-224, 64 for the others."""
+    text = {**TEXT, "max_position_embeddings": length, "vocab_size": PIECES + 400}
+    text |= {"projection_size": 24}
+    oracle = random_pair(text, VISION)
+    write(tmp_path, oracle)
+    train_vocabulary(tmp_path / "tokenizer.model")
+    pair = vlm.load_pair(tmp_path, device="cpu")
+    texts = [*CAPTIONS, LONG, LONG * 6]
+    ids = theirs_of_gemma(tmp_path, length)(texts)
+    assert ids.shape == (6, length)
+    questions = {**ask(oracle.config), "input_ids": ids}
+    with torch.no_grad():
+        theirs = oracle(**questions)
+    images = pair.model.images(questions["pixel_values"])
+    close(pair.texts(texts), theirs.text_embeds)
+    close(pair.model.logits(images, pair.texts(texts)), theirs.logits_per_image)
 
 
 # Its files
@@ -484,12 +504,12 @@ def neighbours(root: Path, *, published: bool = False) -> Path:
 PROJECTED = {"num_attention_heads": 2, "projection_size": 24}
 
 
-def theirs_of_gemma(folder: Path):
-    """Texts to ids [T, 12] as transformers has them for SigLIP 2."""
+def theirs_of_gemma(folder: Path, length: int = 12):
+    """Texts to ids [T, length] as transformers has them for SigLIP 2."""
     tokenizer = transformers.Siglip2Tokenizer.from_pretrained(
         folder, padding_side="right", add_bos_token=False, add_eos_token=True
     )
-    how = {"padding": "max_length", "max_length": 12, "truncation": True}
+    how = {"padding": "max_length", "max_length": length, "truncation": True}
     return lambda texts: tokenizer(texts, return_tensors="pt", **how)["input_ids"]
 
 

@@ -476,7 +476,7 @@ def test_a_pair_is_not_taken_for_a_paligemma_nor_the_other_way(
     hub: HubServer, one: Pair
 ):
     hub.repositories[NAME] = {"main": one.folder}
-    with pytest.raises(ValueError, match="this loads 'siglip' pairs"):
+    with pytest.raises(ValueError, match="this loads 'siglip' and 'clip' pairs"):
         vlm.load_pair(NAME)
     assert not weights_asked(hub)
 

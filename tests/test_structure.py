@@ -14,11 +14,12 @@ ROOT = Path(__file__).parent.parent
 # From the ground up. A folder is one name, and its files may import each other.
 FLOORS = (
     "cache config edit kept layers tap",
+    "pair_config",
     "gemma siglip",
     "paligemma",
     "failures hub image machine masks published samplers tokenizer",
     "caption weights",
-    "mask_file snapshot",
+    "bpe framing mask_file snapshot",
     "download",
     "checkpoint exact graphs grounding prefix quantize trace",
     "answer int8_file",

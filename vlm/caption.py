@@ -19,8 +19,8 @@ import torch
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
-from vlm.config import TextConfig
 from vlm.hub import VOCABULARIES
+from vlm.pair_config import TextConfig
 
 GEMMA, T5 = VOCABULARIES
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)

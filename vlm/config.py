@@ -66,42 +66,22 @@ class PaliGemmaConfig:
 
 
 @dataclass(frozen=True)
-class PairConfig:
-    """SigLIP's two towers, which meet in vectors as wide as the vision tower."""
-
-    vision: VisionConfig
-    text: TextConfig
-
-    @classmethod
-    def from_hf(cls, raw: dict[str, Any]) -> PairConfig:
-        """Read the `config.json` of a SiglipModel.
-
-        Raises:
-            ValueError: it is no SigLIP, or its towers do not meet.
-        """
-        if raw.get("model_type") != "siglip":
-            raise ValueError(
-                f"config.json says model_type {raw.get('model_type')!r}; "
-                "this loads 'siglip' pairs of an image and a text tower"
-            )
-        vision = VisionConfig.from_hf(raw.get("vision_config") or {})
-        text = TextConfig.from_hf(raw.get("text_config") or {})
-        if text.projection != vision.encoder.width:
-            raise ValueError(
-                f"texts become vectors of {text.projection}, images of "
-                f"{vision.encoder.width}; they cannot be compared"
-            )
-        return cls(vision=vision, text=text)
-
-
-@dataclass(frozen=True)
 class VisionConfig:
-    """SigLIP's vision tower: square images cut into square patches."""
+    """A vision tower: square images cut into square patches.
+
+    Attributes:
+        class_token: a learnt state goes ahead of the patches, to become the image's.
+        patch_bias: the convolution that makes states of patches has a bias.
+        front_norm: there is a norm before the first block.
+    """
 
     image_size: int
     patch_size: int
     channels: int
     encoder: EncoderConfig
+    class_token: bool = False
+    patch_bias: bool = True
+    front_norm: bool = False
 
     @property
     def grid(self) -> int:
@@ -112,40 +92,30 @@ class VisionConfig:
     def patches(self) -> int:
         return self.grid**2
 
+    @property
+    def positions(self) -> int:
+        """States that the encoder has: of the patches, and of the class token."""
+        return self.patches + int(self.class_token)
+
     @classmethod
-    def from_hf(cls, raw: dict[str, Any]) -> VisionConfig:
+    def from_hf(cls, raw: dict[str, Any], **features: bool) -> VisionConfig:
+        """`features` are those that no config.json tells, only its model_type."""
         raw = {**SIGLIP_VISION, **raw}
         return cls(
             image_size=_square(raw.get("image_size", 224)),
             patch_size=_square(raw["patch_size"]),
             channels=raw.get("num_channels", 3),
             encoder=EncoderConfig.from_hf(raw),
-        )
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """SigLIP's text tower: always `length` ids, to a vector of `projection`."""
-
-    vocabulary: int
-    length: int
-    projection: int
-    encoder: EncoderConfig
-
-    @classmethod
-    def from_hf(cls, raw: dict[str, Any]) -> TextConfig:
-        raw = {**SIGLIP_TEXT, **raw}
-        return cls(
-            vocabulary=raw["vocab_size"],
-            length=raw["max_position_embeddings"],
-            projection=raw.get("projection_size") or raw["hidden_size"],
-            encoder=EncoderConfig.from_hf(raw),
+            **features,
         )
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The bidirectional encoder under SigLIP's two towers."""
+    """The encoder under a vision or a text tower.
+
+    `causal`: a position sees those before it and itself, not those behind.
+    """
 
     width: int
     depth: int
@@ -153,9 +123,10 @@ class EncoderConfig:
     mlp_width: int
     eps: float
     activation: str
+    causal: bool = False
 
     @classmethod
-    def from_hf(cls, raw: dict[str, Any]) -> EncoderConfig:
+    def from_hf(cls, raw: dict[str, Any], *, causal: bool = False) -> EncoderConfig:
         width, heads = raw["hidden_size"], raw["num_attention_heads"]
         if width % heads:
             raise ValueError(f"a width of {width} does not divide into {heads} heads")
@@ -166,6 +137,7 @@ class EncoderConfig:
             mlp_width=raw["intermediate_size"],
             eps=raw.get("layer_norm_eps", 1e-6),
             activation=raw.get("hidden_act", "gelu_pytorch_tanh"),
+            causal=causal,
         )
 
 
@@ -235,14 +207,6 @@ SIGLIP_VISION = {
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
     "patch_size": 16,
-}
-SIGLIP_TEXT = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "vocab_size": 32000,
-    "max_position_embeddings": 64,
 }
 PALIGEMMA_VISION = {
     "hidden_size": 1152,

@@ -1,4 +1,4 @@
-"""Contrast: which text belongs to which image, by SigLIP, and what teaches it.
+"""Contrast: which text belongs to which image, by SigLIP or CLIP; what teaches it.
 
     pair = load_pair("assets/tiny-pair")
     pair.scores([image], ["a red cat", "two dogs"])
@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vlm import checkpoint, pair_checkpoint
+from vlm.bpe import BytePairs
 from vlm.caption import Captions
+from vlm.framing import Framing
 from vlm.hub import Progress
 from vlm.image import pixels
 from vlm.siglip import PairModel
@@ -36,9 +38,9 @@ def load_pair(
     token: str | None = None,
     progress: Progress | None = None,
 ) -> Pair:
-    """Load a SigLIP pair in Hugging Face layout; arguments as those of `vlm.load`.
+    """Load a SigLIP or CLIP in Hugging Face layout; arguments as those of `vlm.load`.
 
-    Its image tower and its vocabulary may lie in the folder of a PaliGemma that
+    A SigLIP's image tower and its vocabulary may lie in the folder of a PaliGemma that
     config.json names as "image_tower".
 
     Raises:
@@ -52,18 +54,33 @@ def load_pair(
         check=pair_checkpoint.read_config,
     )
     config = pair_checkpoint.read_config(folder)
-    shared = pair_checkpoint.tower_folder(folder)
-    captions = Captions.load([folder, *([shared] if shared else [])], config.text)
+    framing = None
+    if config.text.encoder.causal:
+        captions = BytePairs.load(folder, config.text)
+        framing = Framing.read(folder, config.vision.image_size)
+    else:
+        shared = pair_checkpoint.tower_folder(folder)
+        captions = Captions.load([folder, *([shared] if shared else [])], config.text)
     model = pair_checkpoint.load_model(folder, config, device=device, dtype=dtype)
-    return Pair(model, captions)
+    return Pair(model, captions, framing)
 
 
 class Pair:
-    """An image tower and a text tower that were taught to agree."""
+    """An image tower and a text tower that were taught to agree.
 
-    def __init__(self, model: PairModel, captions: Captions) -> None:
+    Args:
+        framing: which part of an image is seen; None: all of it, squeezed to a square.
+    """
+
+    def __init__(
+        self,
+        model: PairModel,
+        captions: Captions | BytePairs,
+        framing: Framing | None = None,
+    ) -> None:
         self.model = model
         self.captions = captions
+        self.framing = framing
         self.config = model.config
 
     def scores(
@@ -71,17 +88,20 @@ class Pair:
         images: Sequence[Image.Image],
         texts: Sequence[str],
         *,
-        loss: str = "sigmoid",
+        loss: str | None = None,
     ) -> Tensor:
         """How well each text fits each image, float32 [I, T], in 0..1.
 
         Args:
             loss: "sigmoid" gives the probability of each cell, whatever the others
                 are; none of the texts may fit, or several. "softmax" lets the texts of
-                an image compete: each row sums to 1.
+                an image compete: each row sums to 1. None: the one that the pair was
+                trained with. A CLIP knows only the softmax: no bias was trained, and
+                the sigmoid of its logits is the probability of nothing.
         Raises:
             ValueError: another loss, nothing to compare, or an unreadable image.
         """
+        loss = loss or ("sigmoid" if self.config.biased else "softmax")
         if loss not in ("sigmoid", "softmax"):
             raise ValueError(f"loss {loss!r} is unknown; known: sigmoid, softmax")
         logits = self.model.logits(self.images(images), self.texts(texts)).cpu()
@@ -96,12 +116,18 @@ class Pair:
         Raises:
             ValueError: no images, or one that cannot be read.
         """
-        config, like = self.config.vision, self.model.text.head.weight
+        like = self.model.text.head.weight
         vectors = []
         for part in _parts(images, "images"):
-            x = [pixels(i, config.image_size, channels=config.channels) for i in part]
-            vectors.append(self.model.images(torch.cat(x).to(like), tap))
+            x = torch.cat([self._pixels(image) for image in part])
+            vectors.append(self.model.images(x.to(like), tap))
         return torch.cat(vectors)
+
+    def _pixels(self, image: Image.Image) -> Tensor:
+        if self.framing is not None:
+            return self.framing.pixels(image)
+        vision = self.config.vision
+        return pixels(image, vision.image_size, channels=vision.channels)
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:

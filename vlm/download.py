@@ -10,15 +10,20 @@ from typing import Any
 from huggingface_hub import HfApi, ModelInfo, constants, errors, snapshot_download
 
 from vlm.failures import FAILURES, explain, patiently, reason
-from vlm.hub import VOCABULARIES, Progress
+from vlm.hub import Progress, beside
 from vlm.masks import FILE as MASKS
 from vlm.masks import PUBLISHED
 from vlm.snapshot import Snapshot
 from vlm.weights import INDEX, WEIGHTS, files, read_json, some
 
 CONFIG, EXAMPLE = "config.json", "google/paligemma2-3b-mix-224"
+# Who has a vocabulary that goes with most others of its kind.
+TOKENIZERS = {
+    "tokenizer.model": "google/paligemma-3b-pt-224",
+    "tokenizer.json": "openai/clip-vit-base-patch32",
+}
 # What is read beside the weights, where it is there.
-BESIDE = (CONFIG, "generation_config.json", *VOCABULARIES, MASKS, PUBLISHED)
+BESIDE = (CONFIG, MASKS, PUBLISHED)
 
 
 def download(
@@ -94,12 +99,14 @@ def fill(snapshot: Snapshot, check: Callable[[Path], Any]) -> None:
             f"{name} cannot be loaded, its weights were not fetched: {error}; choose "
             f"another, such as {EXAMPLE}"
         ) from error
-    if not any(vocabulary in there for vocabulary in VOCABULARIES):
+    sets, more = beside(read_json(snapshot.folder / CONFIG))
+    words = next((names for names in sets if there.keys() >= {*names}), None)
+    if words is None:
         raise ValueError(
-            f"{name} has no {VOCABULARIES[0]}; download it to a folder, put that file "
-            "from google/paligemma-3b-pt-224 there, and pass the folder"
+            f"{name} has no {sets[0][0]}; download it to a folder, put that file "
+            f"from {TOKENIZERS[sets[0][0]]} there, and pass the folder"
         )
-    snapshot.bring([*BESIDE, *weights(snapshot)])
+    snapshot.bring([*BESIDE, *more, *words, *weights(snapshot)])
 
 
 def weights(snapshot: Snapshot) -> list[str]:
@@ -134,8 +141,8 @@ def complete_copy(name: str, revision: str) -> Path | None:
             )
         )
         files(folder)
+        sets, _ = beside(read_json(folder / CONFIG))
     except (OSError, ValueError):  # nothing there, or not all of the weights
         return None
-    beside = [(CONFIG,), VOCABULARIES]
-    whole = all(any((folder / name).is_file() for name in names) for names in beside)
+    whole = any(all((folder / name).is_file() for name in names) for names in sets)
     return folder if whole else None

@@ -10,6 +10,8 @@ from vlm.config import EncoderConfig, GemmaConfig, PaliGemmaConfig, VisionConfig
 
 Progress = Callable[[str], None]  # told in words what is being done
 VOCABULARIES = ("tokenizer.model", "spiece.model")  # Gemma's, the first SigLIP's
+BYTE_PAIRS = ("tokenizer.json", "vocab.json", "merges.txt")  # CLIP's, in one or in two
+FRAMING, GENERATION = "preprocessor_config.json", "generation_config.json"
 
 
 def rename(name: str, rows: dict[str, str]) -> str | None:
@@ -49,6 +51,17 @@ LAYOUTS = (
     (r"lm_head\.", "language_model.lm_head."),
     (r"vision_tower\.(?!vision_model\.)", "vision_tower.vision_model."),
 )
+
+
+def beside(raw: dict[str, Any]) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
+    """What is read of a folder with such a config.json, beside that and the weights.
+
+    The files of a vocabulary, in sets any of which is enough; and those that are read
+    where they are there.
+    """
+    if raw.get("model_type") == "clip":
+        return [BYTE_PAIRS[:1], BYTE_PAIRS[1:]], (FRAMING,)
+    return [(name,) for name in VOCABULARIES], (GENERATION,)
 
 
 def encoder_rows(theirs: str, ours: str, *, norm: str) -> dict[str, str]:

@@ -38,9 +38,20 @@ def pixels(image: Image.Image, size: int, *, channels: int = 3) -> Tensor:
     square = to_rgb(image).resize((size, size), Image.Resampling.BICUBIC)
     if channels == 1:
         square = square.convert("L")
-    values = torch.from_numpy(np.array(square)).view(size, size, channels)
+    return standardized(square)
+
+
+def standardized(
+    image: Image.Image, mean: Tensor | float = 0.5, std: Tensor | float = 0.5
+) -> Tensor:
+    """Grey levels of 0..255 as float32 [1, C, H, W]: of 0..1, less mean, over std.
+
+    Args:
+        mean, std: for all channels, or [C, 1, 1].
+    """
+    values = torch.from_numpy(np.array(image)).view(image.height, image.width, -1)
     values = values.permute(2, 0, 1)[None].to(torch.float32)
-    return (values * (1 / 255) - 0.5) / 0.5
+    return (values * (1 / 255) - mean) / std
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

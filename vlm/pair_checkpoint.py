@@ -1,8 +1,8 @@
-"""Checkpoints of a SigLIP pair: read and saved, strict as those of PaliGemma.
+"""Checkpoints of a SigLIP or CLIP pair: read, and a SigLIP saved; strict.
 
-They have the layout of transformers' SiglipModel. A folder may leave its image tower
-to a PaliGemma that lies near it, so that it is stored once: config.json says where, as
-in `"image_tower": "../tiny"`.
+They have the layout of transformers' SiglipModel and CLIPModel. A SigLIP's folder may
+leave its image tower to a PaliGemma that lies near it, so that it is stored once:
+config.json says where, as in `"image_tower": "../tiny"`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from vlm import checkpoint, hub, weights
-from vlm.config import PairConfig
 from vlm.hub import encoder_json, encoder_rows, rename, vision_json, vision_rows
+from vlm.pair_config import PairConfig
 from vlm.siglip import PairModel
 from vlm.weights import Stored, read_json
 
@@ -26,7 +26,7 @@ def read_config(folder: Path) -> PairConfig:
     """What config.json says.
 
     Raises:
-        ValueError: it is no SigLIP that can be built here.
+        ValueError: it is no SigLIP and no CLIP that can be built here.
     """
     return PairConfig.from_hf(read_json(folder / "config.json"))
 
@@ -66,13 +66,14 @@ def load_model(
     with torch.device("meta"):
         model = PairModel(config)
     wanted = model.state_dict()
-    stored = weights.open_weights(folder, hub.patterns(ROWS))
+    table = SIGLIP if config.biased else CLIP
+    stored = weights.open_weights(folder, hub.patterns(table))
     seeing = {}
     if (place := tower_folder(folder)) is not None:
         seeing = _open_tower(
             place, config, {k: wanted.pop(k) for k in _of_tower(model)}
         )
-    weights.check(stored, wanted, folder, back=BACK)
+    weights.check(stored, wanted, folder, back=hub.patterns(table, back=True))
     stored |= seeing
 
     home = weights.choose_device(device)
@@ -94,6 +95,8 @@ def save(
     Args:
         image_tower: the folder of the PaliGemma that has the image tower, as seen from
             `folder`; it is not written then. None: it is.
+    Raises:
+        ValueError: the pair is no SigLIP.
     """
     state, raw = siglip_state(model), config_json(model.config)
     if image_tower is not None:
@@ -109,7 +112,9 @@ def siglip_state(model: PairModel) -> dict[str, Tensor]:
 
 
 def config_json(config: PairConfig) -> dict[str, Any]:
-    """The inverse of `PairConfig.from_hf`."""
+    """The inverse of `PairConfig.from_hf`, for a SigLIP."""
+    if not config.biased:
+        raise ValueError("a CLIP is loaded here, but not saved")
     return {
         "architectures": ["SiglipModel"],
         "model_type": "siglip",
@@ -127,22 +132,33 @@ def config_json(config: PairConfig) -> dict[str, Any]:
 
 
 # Theirs on the left, ours on the right; a name matches exactly one row.
-ROWS = {
+TOWERS = {
     **vision_rows("vision_model."),
+    "text_model.embeddings.token_embedding.weight": "text.embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "text.positions.weight",
+    **encoder_rows("text_model.", "text.encoder.", norm="final_layer_norm"),
+    "logit_scale": "logit_scale",
+}
+SIGLIP = {
+    **TOWERS,
     "vision_model.head.probe": "pool.probe",
     "vision_model.head.attention.in_proj_{part}": "pool.qkv.{part}",
     "vision_model.head.attention.out_proj.{part}": "pool.out.{part}",
     "vision_model.head.layernorm.{part}": "pool.norm.{part}",
     "vision_model.head.mlp.fc1.{part}": "pool.mlp.up.{part}",
     "vision_model.head.mlp.fc2.{part}": "pool.mlp.down.{part}",
-    "text_model.embeddings.token_embedding.weight": "text.embedding.weight",
-    "text_model.embeddings.position_embedding.weight": "text.positions.weight",
-    **encoder_rows("text_model.", "text.encoder.", norm="final_layer_norm"),
     "text_model.head.{part}": "text.head.{part}",
-    "logit_scale": "logit_scale",
     "logit_bias": "logit_bias",
 }
-BACK = hub.patterns(ROWS, back=True)
+CLIP = {
+    **TOWERS,
+    "vision_model.embeddings.class_embedding": "vision.class_token",
+    # Misspelt in all files.
+    "vision_model.pre_layrnorm.{part}": "vision.front_norm.{part}",
+    "visual_projection.weight": "pool.out.weight",
+    "text_projection.weight": "text.head.weight",
+}
+BACK = hub.patterns(SIGLIP, back=True)
 
 
 def _of_tower(model: PairModel) -> list[str]:

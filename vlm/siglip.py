@@ -1,8 +1,9 @@
-"""SigLIP (Zhai et al., arXiv:2303.15343): one encoder, two towers.
+"""SigLIP (Zhai et al., arXiv:2303.15343): one encoder, two towers; and CLIP's.
 
 The vision tower is the Encoder with patches in front, the text tower the Encoder with
-words in front. PaliGemma takes every patch's last state; where an image is to be one
-vector, beside a text's, the attention pool makes it.
+words in front. PaliGemma takes every patch's last state. Where an image is to be one
+vector, beside a text's, SigLIP's attention pool makes it of the patches; CLIP (Radford
+et al., arXiv:2103.00020) projects the state of a class token that goes with them.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vlm.config import EncoderConfig, PairConfig, TextConfig, VisionConfig
+from vlm.config import EncoderConfig, VisionConfig
 from vlm.layers import MLP, attention, attention_weights
+from vlm.pair_config import PairConfig, TextConfig
 from vlm.tap import LOOK_AWAY, Tap, Weights
 
 
@@ -26,14 +28,23 @@ class PairModel(nn.Module):
         super().__init__()
         self.config = config
         self.vision = VisionTower(config.vision)
-        self.pool = AttentionPool(config.vision.encoder)
+        width, projection = config.vision.encoder.width, config.text.projection
+        self.pool = (
+            ClassProjection(width, projection)
+            if config.vision.class_token
+            else AttentionPool(config.vision.encoder)
+        )
         self.text = TextTower(config.text)
-        # Where the paper starts them: most cells of a batch are no pairs.
-        self.logit_scale = nn.Parameter(torch.full((1,), math.log(10)))
-        self.logit_bias = nn.Parameter(torch.full((1,), -10.0))
+        # Where the papers start them; with a bias, most cells of a batch are no pairs.
+        if config.biased:
+            self.logit_scale = nn.Parameter(torch.full((1,), math.log(10)))
+            self.logit_bias = nn.Parameter(torch.full((1,), -10.0))
+        else:
+            self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+            self.logit_bias = None
 
     def images(self, pixels: Tensor, tap: Tap = LOOK_AWAY) -> Tensor:
-        """Pixels [I, C, R, R] in [-1, 1] to float32 [I, D] of length one."""
+        """Pixels [I, C, R, R] to float32 [I, D] of length one."""
         x = self.pool(self.vision(pixels, tap), tap)
         return F.normalize(x.float(), dim=-1)
 
@@ -42,25 +53,41 @@ class PairModel(nn.Module):
         return F.normalize(self.text(ids, tap).float(), dim=-1)
 
     def logits(self, images: Tensor, texts: Tensor) -> Tensor:
-        """float32 [I, T] of what `images` and `texts` gave: scale cos + bias."""
-        scale, bias = self.logit_scale.float().exp(), self.logit_bias.float()
-        return images @ texts.T * scale + bias
+        """float32 [I, T] of what `images` and `texts` gave: scale cos + bias.
+
+        A pair that is not biased has none.
+        """
+        logits = images @ texts.T * self.logit_scale.float().exp()
+        return logits if self.logit_bias is None else logits + self.logit_bias.float()
 
 
 class VisionTower(nn.Module):
-    """Pixels [B, C, R, R] in [-1, 1] to one state per patch, row by row [B, P, D]."""
+    """Pixels [B, C, R, R] to one state per patch, row by row [B, P, D].
+
+    With a class token its state comes first, [B, 1 + P, D].
+    """
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         width, size = config.encoder.width, config.patch_size
-        self.patches = nn.Conv2d(config.channels, width, size, stride=size)
-        self.positions = nn.Embedding(config.patches, width)
+        self.patches = nn.Conv2d(
+            config.channels, width, size, stride=size, bias=config.patch_bias
+        )
+        self.class_token = None
+        if config.class_token:
+            self.class_token = nn.Parameter(torch.randn(width) * width**-0.5)
+        self.positions = nn.Embedding(config.positions, width)
+        self.front_norm = nn.Identity()
+        if config.front_norm:
+            self.front_norm = nn.LayerNorm(width, eps=config.encoder.eps)
         self.encoder = Encoder(config.encoder, "vision")
 
     def forward(self, pixels: Tensor, tap: Tap = LOOK_AWAY) -> Tensor:
         x = self.patches(pixels).flatten(2).transpose(1, 2)  # [B, P, D]
+        if self.class_token is not None:
+            x = torch.cat((self.class_token.expand(len(x), 1, -1), x), dim=1)
         order = torch.arange(x.shape[1], device=x.device)
-        return self.encoder(x + self.positions(order), tap)
+        return self.encoder(self.front_norm(x + self.positions(order)), tap)
 
 
 class AttentionPool(nn.Module):
@@ -93,11 +120,23 @@ class AttentionPool(nn.Module):
         return x + self.mlp(self.norm(x))
 
 
+class ClassProjection(nn.Module):
+    """States [B, 1 + P, W] to one vector for the image [B, D]: the class token's."""
+
+    def __init__(self, width: int, projection: int) -> None:
+        super().__init__()
+        self.out = nn.Linear(width, projection, bias=False)
+
+    def forward(self, x: Tensor, tap: Tap = LOOK_AWAY) -> Tensor:
+        return self.out(x[:, 0])
+
+
 class TextTower(nn.Module):
     """Token ids [B, T] to one vector for each text [B, D of the images].
 
-    Texts are padded to `config.length`, as in training: padding is seen like any word,
-    and the last position, mostly padding itself, becomes the text's vector.
+    SigLIP's texts are padded to `config.length`, as in training: padding is seen like
+    any word, and the last position, mostly padding itself, becomes the text's vector.
+    Where the encoder is causal, what stands behind the end is not seen by it.
     """
 
     def __init__(self, config: TextConfig) -> None:
@@ -106,26 +145,37 @@ class TextTower(nn.Module):
         self.embedding = nn.Embedding(config.vocabulary, width)
         self.positions = nn.Embedding(config.length, width)
         self.encoder = Encoder(config.encoder, "text")
-        self.head = nn.Linear(width, config.projection)
+        self.head = nn.Linear(width, config.projection, bias=config.head_bias)
+        self.end = config.end
 
     def forward(self, ids: Tensor, tap: Tap = LOOK_AWAY) -> Tensor:
         order = torch.arange(ids.shape[1], device=ids.device)
         x = self.embedding(ids) + self.positions(order)
-        return self.head(self.encoder(x, tap)[:, -1])
+        x = self.encoder(x, tap)
+        if not self.encoder.causal:
+            return self.head(x[:, -1])
+        # The first of the largest, so that texts may be padded with the end.
+        ends = (ids if self.end is None else (ids == self.end).int()).argmax(dim=-1)
+        return self.head(x[torch.arange(len(x), device=x.device), ends])
 
 
 class Encoder(nn.Module):
-    """Pre-norm transformer in which every position sees every other."""
+    """Pre-norm transformer; unless it is causal, each position sees every other."""
 
     def __init__(self, config: EncoderConfig, tower: str) -> None:
         super().__init__()
         self.tower = tower
+        self.causal = config.causal
         self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=config.eps)
 
     def forward(self, x: Tensor, tap: Tap = LOOK_AWAY) -> Tensor:
+        mask = None
+        if self.causal:
+            square = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool)
+            mask = square.tril().to(x.device)[None, None]
         for layer, block in enumerate(self.blocks):
-            x = block(x, partial(tap.attention, self.tower, layer))
+            x = block(x, partial(tap.attention, self.tower, layer), mask)
             tap.residual(self.tower, layer, x)
         return self.norm(x)
 
@@ -138,8 +188,8 @@ class EncoderBlock(nn.Module):
         self.mlp_norm = nn.LayerNorm(config.width, eps=config.eps)
         self.mlp = MLP(config.width, config.mlp_width, config.activation)
 
-    def forward(self, x: Tensor, show) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), show)
+    def forward(self, x: Tensor, show, mask: Tensor | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), show, mask)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -153,11 +203,11 @@ class EncoderAttention(nn.Module):
         self.v = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, show) -> Tensor:
+    def forward(self, x: Tensor, show, mask: Tensor | None) -> Tensor:
         q, k, v = (
             part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, N, P, H]
             for part in (self.q, self.k, self.v)
         )
-        rule = {"mask": None, "scale": self.scale}
+        rule = {"mask": mask, "scale": self.scale}
         show(Weights(partial(attention_weights, **rule), q, k))
         return self.out(attention(q, k, v, **rule).transpose(1, 2).flatten(2))

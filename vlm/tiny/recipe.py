@@ -5,11 +5,10 @@ from __future__ import annotations
 from vlm.config import (
     EncoderConfig,
     GemmaConfig,
-    PairConfig,
     PaliGemmaConfig,
-    TextConfig,
     VisionConfig,
 )
+from vlm.pair_config import PairConfig, TextConfig
 from vlm.tiny.questions import KINDS
 
 LOOKING = 0.35  # share of the time for the towers alone

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vlm.config import PairConfig
+from vlm.pair_config import PairConfig
 from vlm.paligemma import PaliGemma
 from vlm.siglip import PairModel
 from vlm.tiny.answering import Codes, Texts, answer

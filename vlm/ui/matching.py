@@ -26,47 +26,73 @@ class Match:
 
     Attributes:
         cosines: float32 [I, T], of the angles between their vectors.
-        scale, bias: what makes logits of cosines, scale cos + bias.
+        scale, bias: what makes logits of cosines, scale cos + bias; a pair without a
+            bias, a CLIP, was never taught what a sigmoid of them means.
         logits, sigmoid, softmax: float32 [I, T]; see `vlm.Pair.scores`.
-        looks: float32 [I, rows, columns], the pooling head's attention, mean over its
-            heads; each picture's sums to 1.
+        looks: float32 [I, rows, columns], the attention that the one of `looker` pays
+            to the patches, mean over its heads; each picture's sums to 1.
+        looker: who makes one vector of a picture.
+        seen: for each picture x1, y1, x2, y2 of what the pair sees, in parts of its
+            sides; the looks lie there.
     """
 
     cosines: np.ndarray
     scale: float
-    bias: float
+    bias: float | None
     logits: np.ndarray
     sigmoid: np.ndarray
     softmax: np.ndarray
     looks: np.ndarray
+    looker: str
+    seen: list[tuple[float, float, float, float]]
 
 
 def matched(pair: Any, images: list[Image.Image], texts: list[str]) -> Match:
     """Ask a `vlm.Pair`, once for each picture and each text."""
-    pool = _Pool()
-    seen, read = pair.images(images, tap=pool), pair.texts(texts)
-    logits = pair.model.logits(seen, read)
-    side = pair.config.vision.image_size // pair.config.vision.patch_size
+    vision, bias = pair.config.vision, pair.model.logit_bias
+    pool = _ClassToken(vision.encoder.depth - 1) if vision.class_token else _Pool()
+    vectors, read = pair.images(images, tap=pool), pair.texts(texts)
+    logits = pair.model.logits(vectors, read)
+    framing = pair.framing
     return Match(
-        cosines=(seen @ read.T).cpu().numpy(),
+        cosines=(vectors @ read.T).cpu().numpy(),
         scale=pair.model.logit_scale.float().exp().item(),
-        bias=pair.model.logit_bias.float().item(),
+        bias=None if bias is None else bias.float().item(),
         logits=logits.cpu().numpy(),
         sigmoid=logits.sigmoid().cpu().numpy(),
         softmax=logits.softmax(dim=-1).cpu().numpy(),
-        looks=pool.looks.reshape(len(images), side, side),
+        looks=pool.looks.reshape(len(images), vision.grid, vision.grid),
+        looker=pool.name,
+        seen=[framing.seen(*i.size) if framing else (0, 0, 1, 1) for i in images],
     )
 
 
 class _Pool(Tap):
     """Keeps where the pooling head looked, [I, patches], in one pass over images."""
 
+    name = "the pooling head"
     towers = ("pool",)
     attention_only = True
 
     def attention(self, tower: str, layer: int, weights: Weights) -> None:
         if tower == "pool":
             self.looks = weights(slice(None))[:, :, 0].mean(1).float().cpu().numpy()
+
+
+class _ClassToken(Tap):
+    """Keeps where the class token looked in the last layer, but at itself."""
+
+    name = "the class token, in the last layer,"
+    towers = ("vision",)
+    attention_only = True
+
+    def __init__(self, layer: int) -> None:
+        self.layer = layer
+
+    def attention(self, tower: str, layer: int, weights: Weights) -> None:
+        if tower == "vision" and layer == self.layer:
+            row = weights(slice(0, 1))[:, :, 0, 1:].mean(1).float().cpu().numpy()
+            self.looks = row / row.sum(axis=-1, keepdims=True)
 
 
 def pictures_of(files: Any) -> list[Image.Image]:
@@ -110,7 +136,11 @@ def drawn(match: Match) -> dict[str, Any]:
         "logits": match.logits.tolist(),
         "scale": match.scale,
         "bias": match.bias,
-        "looks": [_levels(look) for look in match.looks],
+        "looks": [
+            {**_levels(look), "seen": seen}
+            for look, seen in zip(match.looks, match.seen, strict=True)
+        ],
+        "looker": match.looker,
     }
 
 

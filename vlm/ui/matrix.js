@@ -2,7 +2,7 @@
 
 const root = part(".matrix");
 const tables = [...root.querySelectorAll("table")];
-const state = { pictures: [], texts: [], logits: null, looks: [], scale: 1, bias: 0, off: new Set(), cell: null };
+const state = { pictures: [], texts: [], logits: null, looks: [], scale: 1, bias: 0, looker: "the pooling head", off: new Set(), cell: null };
 const SHORT = 40; // characters of a text that is named in passing
 const PHASES = {
   idle: "",
@@ -31,6 +31,9 @@ function update() {
     root.style.setProperty("--texts", state.texts.length);
     tables.forEach(build);
     write(part(".told"), "");
+  }
+  for (const means of root.querySelectorAll(".way[data-way=sigmoid] .means")) {
+    means.hidden = means.matches(".unbiased") !== (state.bias === null);
   }
   told(value.phase);
   fill();

@@ -1,4 +1,4 @@
-// The chosen cell: the picture with where the pooling head looked, and its figures.
+// The chosen cell: the picture with where its pooling looked, and its figures.
 
 const FIGURES = ["cosine", "logit", "sigmoid", "softmax"];
 const [picture, heat] = ["img", "canvas"].map((tag) => part(`.look ${tag}`));
@@ -15,7 +15,8 @@ function showCell() {
   const { row, column } = state.cell;
   write(part("#cell-title"), `Picture ${row + 1} and text ${column + 1}`);
   mark(part(".text"), "title", state.texts[column]);
-  mark(picture, "alt", `Picture ${row + 1}, with where the pooling head looked`);
+  mark(picture, "alt", `Picture ${row + 1}, with where ${state.looker} looked`);
+  write(part(".looker"), state.looker);
   mark(picture, "src", state.pictures[row].url);
   drawLook(state.looks[row]);
   tellFigures(state.logits[row], column);
@@ -28,12 +29,14 @@ function tellFigures(logits, column) {
   write(part("dd.logit"), signed(logits[column], 2));
   write(part("dd.sigmoid"), `${percent(alone)} %`);
   write(part("dd.softmax"), among === null ? "this text is off" : `${percent(among)} %`);
-  const bias = `${state.bias < 0 ? "−" : "+"} ${Math.abs(state.bias).toFixed(2)}`;
-  write(part(".sum"), `Logit = ${state.scale.toFixed(2)} × cosine ${bias}`);
+  const bias = state.bias === null ? "" : ` ${state.bias < 0 ? "−" : "+"} ${Math.abs(state.bias).toFixed(2)}`;
+  write(part(".sum"), `Logit = ${state.scale.toFixed(2)} × cosine${bias}`);
 }
 
-// A pixel for each patch, laid over the picture; bright on what is dimmed beneath.
-function drawLook({ rows, columns, peak, levels }) {
+// A pixel for each patch, laid over what was seen of the picture; bright on what is dimmed beneath.
+function drawLook({ rows, columns, peak, levels, seen: [x1, y1, x2, y2] }) {
+  const [left, top, width, height] = [x1, y1, x2 - x1, y2 - y1].map((share) => `${100 * share}%`);
+  Object.assign(heat.style, { left, top, width, height });
   Object.assign(heat, { width: columns, height: rows });
   const pen = heat.getContext("2d");
   const pixels = pen.createImageData(columns, rows);

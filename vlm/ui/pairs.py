@@ -1,4 +1,4 @@
-"""The Pairs tab: which text belongs to which picture, as a SigLIP pair sees it.
+"""The Pairs tab: which text belongs to which picture, as a SigLIP or CLIP sees it.
 
 The matrix of pictures x texts is shown in two ways, with a sigmoid and with a softmax.
 The same is there for programs as `/pairs`. Gradio reads its annotations as they stand,
@@ -41,8 +41,8 @@ TEXTS = (
 SCRIPTS = ("nodes.js", "ramp.js", "matrix.js", "matrix_cell.js")
 ASKED = "() => document.dispatchEvent(new Event('paliscope:match'))"
 NONE = """<div class="no-pair"><h2>No pair is loaded</h2>
-<p>This tab needs the image tower and the text tower of a SigLIP, which a PaliGemma does
-not have. Start the page with one, from a folder or by its name on the Hub:</p>
+<p>This tab needs the image tower and the text tower of a SigLIP or CLIP, which are not
+in a PaliGemma. Start the page with one, from a folder or by its name on the Hub:</p>
 <p><code>python app.py --pair google/siglip-base-patch16-224</code></p></div>"""
 
 
@@ -120,20 +120,22 @@ class Matched(TypedDict):
     sigmoid: list[list[float]]
     softmax: list[list[float]]
     scale: float
-    bias: float
+    bias: float | None
 
 
 def endpoint(pair: Loading) -> Callable[..., Matched]:
     """What `/pairs` calls."""
 
     def pairs(images: list[gr.FileData], texts: list[str]) -> Matched:
-        """Tell how well each text fits each picture, as a SigLIP pair sees it.
+        """Tell how well each text fits each picture, as a SigLIP or CLIP sees it.
 
         All are nested as [images][texts]. A cosine is that of the angle between the
         vectors of a picture and of a text; a logit is scale x cosine + bias. `sigmoid`
         is the probability that a text and a picture belong together, each cell by
         itself: none may fit, or several. In `softmax` the texts of a picture compete:
-        each row sums to 1, so it always names a winner, even if nothing fits.
+        each row sums to 1, so it always names a winner, even if nothing fits. A CLIP
+        was trained with the softmax only and has no bias (null): there `sigmoid` is
+        that of scale x cosine, and no probability.
 
         Parameters:
             images: up to 8 pictures: PNG, JPEG, WebP, GIF, BMP or TIFF

@@ -56,7 +56,9 @@ class Framing:
     def pixels(self, image: Image.Image) -> Tensor:
         """The image as the tower takes it: float32 [1, 3, size, size].
 
-        Equals transformers' CLIPImageProcessorPil for RGB images.
+        Equals transformers' CLIPImageProcessorPil for RGB images up to 16 times as long
+        as wide; of longer ones only the middle is enlarged, which moves it by less than
+        a pixel.
 
         Raises:
             ValueError: not an image.

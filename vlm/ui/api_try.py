@@ -11,9 +11,10 @@ import gradio as gr
 from vlm.probes import METHODS, TRIALS, Asked
 from vlm.ui import pictures, view
 from vlm.ui.callers import Caller, place, sent
-from vlm.ui.explaining import answered
+from vlm.ui.explaining import answered, heat_of
 from vlm.ui.refusing import refusing_all
 from vlm.ui.replies import CutOff, Patched, ReadByLayer, Shuffled, TakenAway
+from vlm.ui.trying import passes
 
 ROWS = ("answer", "text", "all")
 
@@ -209,14 +210,14 @@ class Try(Caller):
         asked = answered(self._engines, ask, tuple(step.token for step in steps))
         told = {"tokens": [view.token(engine, step) for step in steps], "token": at}
         words = {"shows": TRIALS[trial].shows, "hides": TRIALS[trial].hides}
-        for done, of, found in TRIALS[trial].run(asked, at, **options(asked, at)):
+        for done, of, found in passes(trial, asked, at, **options(asked, at)):
             yield {**told, "done": done, "of": of, **found, **words}
 
 
 def _map(method: str, asked: Asked, at: int) -> Any:
     if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"There is no {method!r}, only {', '.join(METHODS)}.")
-    return METHODS[method].heat(asked, [at])
+    return heat_of(asked, method, [at]).tolist()
 
 
 def _shares(box: Any, size: tuple[int, int]) -> tuple[float, ...]:

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import gradio as gr
 
-import vlm
 from vlm.probes import METHODS
-from vlm.ui import view
+from vlm.ui import pictures, view
+from vlm.ui.answering import attended
 from vlm.ui.callers import Caller, place
-from vlm.ui.explaining import answered
+from vlm.ui.explaining import answered, heat_of
 from vlm.ui.refusing import refusing
 from vlm.ui.replies import Attended, Explained, numbers
 
@@ -95,7 +95,7 @@ class Why(Caller):
         engine, way = self._engines[ask.model], METHODS[method]
         at = range(len(steps))[place("token", token, len(steps))]
         asked = answered(self._engines, ask, tuple(step.token for step in steps))
-        heat = way.heat(asked, [at]).numpy()
+        heat = heat_of(asked, method, [at])
         return {
             "tokens": [view.token(engine, step) for step in steps],
             "token": at,
@@ -115,16 +115,17 @@ class Why(Caller):
         head: int | None,
         model: str,
     ) -> Attended:
-        trace = vlm.Trace()
-        ask, steps = self._given(image, prompt, model, answer, tap=trace)
+        ask, steps = self._given(image, prompt, model, answer)
         engine = self._engines[ask.model]
         at = range(len(steps))[place("token", token, len(steps))]
-        maps = vlm.probes.image_attention(trace, at).numpy()
+        ids = tuple(step.token for step in steps)
+        picture = pictures.read(ask.picture)
+        maps, shares = attended(engine, picture, ask.prompt, ids, at)
         part = place("layer", layer, len(maps)), place("head", head, maps.shape[1])
         return {
             "tokens": [view.token(engine, step) for step in steps],
             "token": at,
             "grid": list(maps.shape[2:]),
             "maps": numbers(maps[part]),
-            "shares": numbers(vlm.probes.attention_shares(trace, at).numpy()[part]),
+            "shares": numbers(shares[part]),
         }

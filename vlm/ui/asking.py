@@ -10,19 +10,17 @@ Every way to ask goes through here: the tabs of the page and the named endpoints
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from math import log
 from typing import Any
 
 import vlm
 from vlm.ui import pictures, prompts, view
-from vlm.ui.store import Entry, Store, pack
+from vlm.ui.answering import Said, answered, scored
+from vlm.ui.store import Store
 
 MAX_TOKENS = 512
 MAX_TRIES = 8
-PAUSE = 0.08  # seconds between two views; a slow browser could not follow more
 STYLES = ("Greedy", "Temperature", "Top-p", "Top-k")
 
 
@@ -134,17 +132,22 @@ def views(
         "before": old and _rescored(engine, image, ask.prompt, old),
     }
     tries, told = [], []
-    for number in range(ask.settings.draws):
-        sampler = _Heard(ask.settings.sampler(number))
-        for now in _try(engine, store, ask, image, begun, sampler):
-            try:
-                yield {**now, "tries": told, "try": number}
-            except GeneratorExit:  # what was said until then can still be taken away
-                _finish(store, [*tries, {**now, "stopped": True}], told)
-                raise
-        score = round(_mean_log(now, sampler), 3)
-        tries.append(now)
-        told = [*told, {"run": now["run"], "text": now["text"], "score": score}]
+    with contextlib.closing(answered(engine, image, ask)) as news:
+        for number in range(ask.settings.draws):
+            now = {**begun, "run": store.open(ask), "tries": told, "try": number}
+            score = None
+            while True:
+                try:
+                    yield now
+                except GeneratorExit:  # what was said can still be taken away
+                    _finish(store, [*tries, {**now, "stopped": True}], told)
+                    raise
+                if score is not None:
+                    break
+                said = _shown(store, now["run"], news)
+                now, score = {**now, **said.told}, said.score
+            tries.append(now)
+            told = [*told, {"run": now["run"], "text": now["text"], "score": score}]
     ends = _finish(store, tries, told)
     yield max(ends, key=lambda end: told[end["try"]]["score"])
 
@@ -159,109 +162,19 @@ def _finish(store: Store, tries: list[view.View], told: list[dict]) -> list[view
     return ends
 
 
-def _try(
-    engine: Any, store: Store, ask: Ask, image: Any, begun: view.View, sampler: _Heard
-) -> Iterator[view.View]:
-    run, trace, steps = store.open(ask), vlm.Trace(), []
-    now = {**begun, "run": run}
-    yield now
-
-    began = shown = time.perf_counter()
-    limit = int(ask.settings.max_tokens)
-    stream = engine.stream(
-        image,
-        ask.prompt,
-        answer=ask.start,
-        echo=True,
-        sampler=sampler,
-        max_tokens=limit,
-        tap=trace,
-    )
-    first = None
-    with contextlib.closing(stream):
-        for step in stream:
-            clock = time.perf_counter()
-            steps.append(step)
-            forced = trace.where.forced
-            said = len(steps) - forced  # those of the forced start cost nothing
-            if said == 1:
-                first = clock - began
-            store.add(run, f"a{step.index}", _entry(trace, step))
-            found = vlm.objects(steps, image.size, masks=engine.masks)
-            now = {
-                **now,
-                "text": now["text"] + step.text,
-                "tokens": [*now["tokens"], view.token(engine, step)],
-                "objects": view.objects(found),
-                "forced": forced,
-                "timing": first and view.timing(first, clock - began, said),
-                "memory": view.memory(engine, now, len(steps)),
-            }
-            if len(steps) == 1 or clock - shown >= PAUSE:
-                yield now
-                shown = time.perf_counter()
-            if len(steps) == 1:
-                _keep_prompt(store, run, trace, len(now["prompt"]))
-        if not steps:
-            _keep_prompt(store, run, trace, len(now["prompt"]))
-    yield {**now, "cut": len(steps) - trace.where.forced == limit}
-
-
-def _entry(trace: Any, step: Any) -> Entry:
-    attention = vlm.probes.image_attention(trace, step.index).numpy()
-    shares = vlm.probes.attention_shares(trace, step.index).numpy()
-    return Entry(pack(attention, shares), view.candidates(step), step.bins)
-
-
-def _keep_prompt(store: Store, run: str, trace: Any, count: int) -> None:
-    # After the first token, so that it does not make the first token late.
-    for position in range(1, count + 1):  # 0 is <bos>
-        attention = vlm.probes.prompt_attention(trace, position).numpy()
-        shares = vlm.probes.prompt_shares(trace, position).numpy()
-        store.add(run, f"p{position}", Entry(pack(attention, shares)))
-
-
-class _Heard:
-    """A sampler that remembers what it chose last.
-
-    Where an answer ended by itself, that is its end, which is no step.
-    """
-
-    def __init__(self, sampler: Any) -> None:
-        self._sampler = sampler
-        self._last: tuple[Any, int] | None = None
-
-    def start(self) -> Any:
-        pick = self._sampler.start()
-
-        def heard(logits: Any) -> int:
-            token = pick(logits)
-            self._last = logits, token
-            return token
-
-        return heard
-
-    def last(self) -> list[float]:
-        """The probability of that choice; none if there was no choice yet."""
-        if self._last is None:
-            return []
-        logits, token = self._last
-        return [float(logits.softmax(-1)[token])]
-
-
-def _mean_log(one: view.View, heard: _Heard) -> float:
-    """Mean log-probability of what was said, the end of the answer included.
-
-    Without the end, saying nothing would be compared with nothing.
-    """
-    said = [token["probability"] for token in one["tokens"][one["forced"] :]]
-    chances = said if one["cut"] else said + heard.last()
-    return sum(log(max(p, 1e-9)) for p in chances) / len(chances) if chances else 0.0
+def _shown(store: Store, run: str, news: Iterator[Said]) -> Said:
+    """The next that is to be shown; the entries until then are kept."""
+    for said in news:
+        for key, entry in said.entries.items():
+            store.add(run, key, entry)
+        if said.told:
+            return said
+    raise RuntimeError("the answer has no end")
 
 
 def _rescored(engine: Any, image: Any, prompt: str, old: view.View) -> dict[str, Any]:
     """An earlier answer: its run, its tokens, and how probable each is `now`."""
-    steps = engine.score(image, prompt, [token["id"] for token in old["tokens"]])
+    steps = scored(engine, image, prompt, [token["id"] for token in old["tokens"]])
     fields = ("text", "id", "probability")
     return {
         "run": old["run"],

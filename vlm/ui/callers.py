@@ -9,6 +9,7 @@ from gradio_client.utils import is_file_obj_with_meta
 
 import vlm
 from vlm.ui import pictures, view
+from vlm.ui.answering import scored
 from vlm.ui.asking import Ask, Settings, views
 from vlm.ui.models import Models
 from vlm.ui.store import Store
@@ -34,7 +35,7 @@ class Caller:
         return Ask(name, sent(image), prompt, start, Settings(**settings))
 
     def _given(
-        self, image: Any, prompt: str, model: str, answer: str, **how: Any
+        self, image: Any, prompt: str, model: str, answer: str
     ) -> tuple[Ask, tuple[vlm.Step, ...]]:
         """A given answer's tokens, or those of the model's own greedy one."""
         ask = self._ask(image, prompt, model, start=answer)
@@ -42,7 +43,7 @@ class Caller:
             said = last(self._views(image, prompt, model))["tokens"]
             ask = replace(ask, start=tuple(each["id"] for each in said))
         engine, picture = self._engines[ask.model], pictures.read(ask.picture)
-        steps = engine.score(picture, ask.prompt, ask.start, **how)
+        steps = scored(engine, picture, ask.prompt, ask.start)
         if not steps:
             raise ValueError("The answer has no token to look at. Give an answer.")
         return ask, steps

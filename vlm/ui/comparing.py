@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from vlm.ui import difference, pictures
+from vlm.ui.answering import scored
 from vlm.ui.asking import Ask, views
 from vlm.ui.models import Models
 from vlm.ui.store import Run, Store, unpack
@@ -85,7 +86,7 @@ def _likelihood(
     tokens, total, mean = {}, {}, {}
     for side, ask in zip(SIDES, asks):
         engine = engines[ask.model]
-        steps = engine.score(pictures.read(ask.picture), ask.prompt, answer)
+        steps = scored(engine, pictures.read(ask.picture), ask.prompt, answer)
         logs = [log(max(step.probability, LEAST)) for step in steps]
         tokens[side] = [
             {

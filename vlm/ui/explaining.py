@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 import vlm
 from vlm.probes import METHODS, Asked
 from vlm.ui import pictures
 from vlm.ui.again import LOST
-from vlm.ui.asking import PAUSE, Ask
+from vlm.ui.answering import PAUSE
+from vlm.ui.asking import Ask
 from vlm.ui.models import Models
 from vlm.ui.store import Run, Store
+from vlm.ui.zero import on_gpu
 
 MAX_TOKENS = 8  # each costs passes of its own
 
@@ -32,14 +37,30 @@ def explained(engines: Models, store: Store, data: Any) -> Iterator[dict[str, An
     asked, tokens = _checked(engines, store, data)
     told = {"run": data["run"], "tokens": tokens, "heats": {}, "part": 0}
     yield {**told, "done": False}
-    for count, (name, way) in enumerate(METHODS.items(), start=1):
-        for part, heat in _paced(way.growing(asked, tokens)):
+    with contextlib.closing(_growing(asked, tokens)) as news:
+        for name, part, heat in news:
             if part < 1:
                 yield {**told, "part": part, "done": False}
                 continue
             rows = [[float(f"{value:.3g}") for value in row] for row in heat.tolist()]
             told = {**told, "heats": {**told["heats"], name: rows}}
-            yield {**told, "done": count == len(METHODS)}
+            yield {**told, "done": len(told["heats"]) == len(METHODS)}
+
+
+@on_gpu(seconds=90)
+def heat_of(asked: Asked, name: str, tokens: Sequence[int]) -> np.ndarray:
+    """What the way of that name says: float32 [rows, columns]."""
+    return METHODS[name].heat(asked, tokens).numpy()
+
+
+@on_gpu(seconds=120)
+def _growing(
+    asked: Asked, tokens: Sequence[int]
+) -> Iterator[tuple[str, float, np.ndarray]]:
+    """The way's name, the part that is done of it, and its map so far."""
+    for name, way in METHODS.items():
+        for part, heat in _paced(way.growing(asked, tokens)):
+            yield name, part, heat.numpy()
 
 
 def _paced(growing: Iterator[tuple[float, Any]]) -> Iterator[tuple[float, Any]]:

@@ -25,6 +25,7 @@ from vlm.ui.probe import MODEL, Probe
 from vlm.ui.refusing import refusing
 from vlm.ui.scope import FOLDER, joined
 from vlm.ui.store import Run
+from vlm.ui.zero import on_gpu
 
 SCRIPTS = (
     "nodes.js",
@@ -141,14 +142,21 @@ def looked(engine: Any, path: str | None, data: Any) -> dict[str, Any]:
     if not path:
         raise ValueError("Choose a picture first.")
     image = pictures.read(path)
-    maps = vlm.probes.patch_attention(engine, image, patch)
-    levels = (255 * maps / maps.amax((-2, -1), keepdim=True)).round().byte()
+    levels = _levels(engine, image, patch)
     return {
         "patch": patch,
-        "layers": maps.shape[0],
-        "heads": maps.shape[1],
-        "maps": base64.b64encode(levels.numpy().tobytes()).decode(),
+        "layers": levels.shape[0],
+        "heads": levels.shape[1],
+        "maps": base64.b64encode(levels.tobytes()).decode(),
     }
+
+
+@on_gpu(seconds=20)
+def _levels(engine: vlm.Engine, image: Image.Image, patch: int) -> np.ndarray:
+    """uint8 [layers, heads, rows, columns]."""
+    maps = vlm.probes.patch_attention(engine, image, patch)
+    levels = (255 * maps / maps.amax((-2, -1), keepdim=True)).round().byte()
+    return levels.numpy()
 
 
 def worked_box(view: dict[str, Any]) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from vlm.tap import Tap, Weights
 from vlm.ui import pictures
 from vlm.ui.callers import sent
 from vlm.ui.prompts import visible
+from vlm.ui.zero import on_gpu
 
 MAX_PICTURES = 8
 MAX_TEXTS = 12
@@ -47,6 +48,7 @@ class Match:
     seen: list[tuple[float, float, float, float]]
 
 
+@on_gpu(seconds=20)
 def matched(pair: Any, images: list[Image.Image], texts: list[str]) -> Match:
     """Ask a `vlm.Pair`, once for each picture and each text."""
     vision, bias = pair.config.vision, pair.model.logit_bias

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from math import isfinite
 from typing import Any
 
-from vlm.probes import TRIALS, Asked
+from vlm.probes import TRIALS, Asked, News
 from vlm.probes.trials import MAX_POSITIONS
 from vlm.ui import pictures
 from vlm.ui.again import LOST
-from vlm.ui.asking import PAUSE
+from vlm.ui.answering import PAUSE
 from vlm.ui.explaining import answered, ended
 from vlm.ui.models import Models
 from vlm.ui.store import Run, Store
+from vlm.ui.zero import on_gpu
 
 
 def tried(engines: Models, store: Store, data: Any) -> Iterator[dict[str, Any]]:
@@ -46,11 +48,18 @@ def tried(engines: Models, store: Store, data: Any) -> Iterator[dict[str, Any]]:
     told = {"run": given["run"], "token": token, "trial": name}
     told["number"] = number if type(number) is int else 0
     shown = 0.0
-    for done, of, found in TRIALS[name].run(asked, token, **options):
-        if done < of and time.perf_counter() - shown < PAUSE:
-            continue
-        yield {**told, "done": done, "of": of, "found": found, "ended": done == of}
-        shown = time.perf_counter()
+    with contextlib.closing(passes(name, asked, token, **options)) as news:
+        for done, of, found in news:
+            if done < of and time.perf_counter() - shown < PAUSE:
+                continue
+            yield {**told, "done": done, "of": of, "found": found, "ended": done == of}
+            shown = time.perf_counter()
+
+
+@on_gpu(seconds=120)
+def passes(name: str, asked: Asked, token: int, **options: Any) -> Iterator[News]:
+    """What the test of that name tells, pass by pass."""
+    yield from TRIALS[name].run(asked, token, **options)
 
 
 def trials() -> dict[str, Any]:

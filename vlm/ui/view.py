@@ -53,11 +53,11 @@ def timing(first: float, seconds: float, count: int) -> dict[str, float | None]:
     return {"first": round(first, 3), "rate": rate and round(rate, 1)}
 
 
-def memory(engine: Any, now: View, count: int) -> int:
-    """Bytes of keys and values that an answer of `count` tokens needs."""
-    rows, columns = now["grid"]
-    length = rows * columns + 1 + len(now["prompt"]) + count
-    return length * engine.describe()["cache_bytes"]
+def memory(engine: Any, count: int) -> int:
+    """Bytes of keys and values of the picture, <bos>, and `count` tokens behind it."""
+    about = engine.describe()
+    rows, columns = about["grid"]
+    return (rows * columns + 1 + count) * about["cache_bytes"]
 
 
 def prompt_tokens(engine: Any, prompt: str) -> list[dict]:

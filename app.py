@@ -5,17 +5,22 @@ import functools
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):
+    import spaces  # the Space brings it; before torch, which it makes believe in a GPU
+
 import torch
 
 import vlm
-from vlm.ui.models import Models
+from vlm.ui import zero
+from vlm.ui.models import Models, named
 
+ZERO_GPU = "spaces" in globals()
 HERE = Path(__file__).resolve().parent
 TINY = str(HERE / "assets" / "tiny")
 TINY_PAIR = str(HERE / "assets" / "tiny-pair")
@@ -29,6 +34,8 @@ def main() -> None:
         models, pair = load(options), pair_of(options)
         if options.pair:
             pair()  # what is wrong with it is told now
+        if ZERO_GPU:
+            zero.open_room(spaces.GPU, [*models, *([pair()] if pair else [])])
         # Only now: to import Gradio takes seconds, in which a small model is loaded.
         from vlm.ui import page
 
@@ -53,7 +60,19 @@ def load(options: argparse.Namespace) -> Models:
     sources = options.model or [TINY]
     menu = is_local(options) if options.menu is None else options.menu
     one = functools.partial(load_one, options, threads=torch.get_num_threads())
+    if ZERO_GPU:
+        return load_here(one, sources)
     return Models(one, sources, switching=menu)
+
+
+def load_here(load: Callable[..., vlm.Engine], sources: Sequence[str]) -> Models:
+    """All of them at once, in this thread: the only one in which ZeroGPU has a GPU."""
+    engines = []
+    for name, source in named(sources).items():
+        engine = load(source, progress=lambda words: None)
+        engine.name = name
+        engines.append(engine)
+    return Models.of(engines)
 
 
 def load_one(
@@ -139,7 +158,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--mcp", action="store_true", help="be a server of MCP tools as well"
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    # A Space has variables, and no command line.
+    options.model = options.model or os.environ.get("PALISCOPE_MODEL", "").split()
+    options.pair = options.pair or os.environ.get("PALISCOPE_PAIR")
+    if ZERO_GPU and options.device == "auto":
+        options.device = "cuda"
+    return options
 
 
 if __name__ == "__main__":

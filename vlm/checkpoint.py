@@ -107,7 +107,7 @@ def load_model(
     tied = HEAD not in stored
     config = replace(config, decoder=replace(config.decoder, tied_head=tied))
     with torch.device("meta"):
-        model = PaliGemma(config)
+        model = PaliGemma(config).requires_grad_(False)  # ZeroGPU forgets it later
     back = hub.rows(post_norms=post_norms, back=True)
     weights.check(stored, named(model), folder, back=back)
 
@@ -124,7 +124,7 @@ def load_model(
         state[HEAD] = state[EMBEDDING]
     model.load_state_dict(state, strict=True, assign=True)
     model.decoder.tie_weights()
-    model.requires_grad_(False).eval()
+    model.eval()
     if len(places) > 1:
         from accelerate import dispatch_model
 

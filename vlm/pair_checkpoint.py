@@ -64,7 +64,7 @@ def load_model(
         ValueError: files, config, image tower and device do not go together.
     """
     with torch.device("meta"):
-        model = PairModel(config)
+        model = PairModel(config).requires_grad_(False)  # ZeroGPU forgets it later
     wanted = model.state_dict()
     table = SIGLIP if config.biased else CLIP
     stored = weights.open_weights(folder, hub.patterns(table))
@@ -80,7 +80,7 @@ def load_model(
     dtype = weights.choose_dtype(dtype, stored, home)
     state = {name: part.read().to(home).to(dtype) for name, part in stored.items()}
     model.load_state_dict(state, strict=True, assign=True)
-    return model.requires_grad_(False).eval()
+    return model.eval()
 
 
 def save(

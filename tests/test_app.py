@@ -174,6 +174,19 @@ def test_only_a_page_for_this_machine_has_a_menu_unless_one_says_so(
     models.wait()
 
 
+def test_a_space_names_what_it_loads_in_variables(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PALISCOPE_MODEL", "google/one google/two")
+    monkeypatch.setenv("PALISCOPE_PAIR", "google/pair")
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    options = app.parse()
+    assert options.model == ["google/one", "google/two"]
+    assert options.pair == "google/pair"
+    monkeypatch.setattr(sys, "argv", ["app.py", "--model", "other"])
+    assert app.parse().model == ["other"]
+
+
 def test_one_model_keeps_its_short_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["app.py", "--device", "cpu"])
     assert [engine.name for engine in app.load(app.parse())] == ["tiny"]

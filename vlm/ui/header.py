@@ -10,7 +10,7 @@ import gradio as gr
 
 from vlm.machine import Memory
 from vlm.published import CHECKPOINTS, Checkpoint
-from vlm.ui import figures
+from vlm.ui import figures, zero
 from vlm.ui.models import Models
 from vlm.ui.scope import FOLDER, joined
 
@@ -58,7 +58,7 @@ def told(models: Models) -> dict[str, Any]:
     news = models.news()
     abouts = [models.about(name) for name in news["names"]]
     first = abouts[0]
-    facts = [first["device"], first["arithmetic"]]
+    facts = [zero.place(first["device"]), first["arithmetic"]]
     if len(abouts) == 1 and first["device"]:
         facts.insert(0, f"{first['layers']} layers × {first['heads']} heads")
     return {

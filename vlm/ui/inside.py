@@ -18,14 +18,13 @@ import vlm
 from vlm.anatomy import Part, Token
 from vlm.image import pixels
 from vlm.tokenizer import LOCS, SEGS
-from vlm.ui import figures, pictures
+from vlm.ui import figures, pictures, zero
 from vlm.ui.asking import MAX_TOKENS, Ask
 from vlm.ui.models import Models
 from vlm.ui.probe import MODEL, Probe
 from vlm.ui.refusing import refusing
 from vlm.ui.scope import FOLDER, joined
 from vlm.ui.store import Run
-from vlm.ui.zero import on_gpu
 
 SCRIPTS = (
     "nodes.js",
@@ -151,7 +150,7 @@ def looked(engine: Any, path: str | None, data: Any) -> dict[str, Any]:
     }
 
 
-@on_gpu(seconds=20)
+@zero.on_gpu(seconds=20)
 def _levels(engine: vlm.Engine, image: Image.Image, patch: int) -> np.ndarray:
     """uint8 [layers, heads, rows, columns]."""
     maps = vlm.probes.patch_attention(engine, image, patch)
@@ -291,7 +290,7 @@ def _parts(parts: Sequence[Part]) -> list[dict[str, Any]]:
                 figures.share(part.parameters, total) if part in model else "beside it",
                 figures.size(part.bytes),
                 ", ".join(part.dtypes),
-                ", ".join(part.devices),
+                ", ".join(dict.fromkeys(map(zero.place, part.devices))),
             ],
         }
         for part in parts

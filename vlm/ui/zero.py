@@ -112,6 +112,11 @@ def open_room(gpu: Callable[..., Callable], shared: Sequence[Any]) -> None:
     _room = Room(gpu, shared)
 
 
+def place(device: str) -> str:
+    """What to call a model's device: where there is a `Room`, it is not here."""
+    return "ZeroGPU" if _room else device
+
+
 def on_gpu(seconds: Seconds) -> Callable[[Callable], Callable]:
     """Where there is a `Room`, call the function there, for so long at most.
 

@@ -6,6 +6,7 @@ import importlib.util
 import multiprocessing
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -264,6 +265,7 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]
             env={**os.environ, **own},
             stdout=log,
             stderr=log,
+            start_new_session=True,
         )
     said = (folder / "log").read_text
     try:
@@ -274,7 +276,7 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]
         client = Client(f"http://127.0.0.1:{port}", verbose=False)
         yield SimpleNamespace(client=client, said=said)
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGKILL)  # its forks outlive a mere SIGTERM
         process.wait(20)
 
 

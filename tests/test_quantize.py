@@ -31,7 +31,8 @@ from torch.nn import functional as F
 
 import app
 import vlm
-from vlm import arithmetic, checkpoint, int8_file, quantize
+from vlm import arithmetic, checkpoint, int8_file, int8_mlp, quantize
+from vlm.layers import MLP, GatedMLP
 from vlm.quantize import Int8Linear, linears, product, quantize_rows
 from vlm.tiny.vocabulary import train_vocabulary
 from vlm.ui import page
@@ -133,6 +134,27 @@ def test_a_layer_has_its_bias_and_any_number_of_axes():
     assert layer(x).shape == (2, 3, 4, 50)
     assert distance(layer(x), plain(x).detach()) < 0.03
     assert torch.equal(layer(x)[1, 2, 3], layer(x[1:, 2:, 3:])[0, 0, 0])
+
+
+@pytest.mark.parametrize("rows", [1, 2, 300])
+@pytest.mark.parametrize(
+    "mlp", [partial(GatedMLP, 48, 5000), partial(MLP, 48, 5000, "gelu_pytorch_tanh")]
+)
+def test_an_mlp_by_columns_is_what_its_layers_give_one_after_the_other(mlp, rows):
+    plain = mlp().requires_grad_(False)
+    whole = nn.ModuleDict({"mlp": plain})
+    quantize.swap(
+        whole,
+        {name: quantize_rows(part.weight) for name, part in linears(whole).items()},
+    )
+    int8_mlp.swap(whole)
+    assert type(whole["mlp"]) is not type(plain)
+    x = 3 * random(2 * rows, 48).view(2, rows, 48)
+    expected = type(plain).forward(plain, x)  # the same layers, swapped
+    assert expected.std() > 0.1
+    torch.testing.assert_close(whole["mlp"](x), expected, rtol=1e-5, atol=1e-6)
+    wide = x.requires_grad_()
+    assert torch.equal(whole["mlp"](wide), type(plain).forward(plain, wide))
 
 
 def test_gradients_pass_straight_through_what_was_rounded(monkeypatch):

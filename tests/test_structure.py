@@ -22,7 +22,7 @@ FLOORS = (
     "bpe framing mask_file snapshot",
     "download",
     "checkpoint exact graphs grounding prefix quantize trace",
-    "answer int8_file",
+    "answer int8_file int8_mlp",
     "arithmetic",
     "engine pair_checkpoint",
     "anatomy contrastive probes",

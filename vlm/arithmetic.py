@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vlm import exact, int8_file, quantize
+from vlm import exact, int8_file, int8_mlp, quantize
 from vlm.paligemma import PaliGemma
 
 QUANTIZE = ("auto", "none", "int8")
@@ -55,6 +55,7 @@ def settle(
             )
         matrices = {k: part.weight for k, part in quantize.linears(model).items()}
         quantize.swap(model, int8_file.quantized(folder, matrices, progress))
+        int8_mlp.swap(model)
         exact.swap(model)
         return "int8"
     if alone_on_cpu and like.dtype in SHORT and not half_pays(like.dtype):

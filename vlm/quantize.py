@@ -44,7 +44,7 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         act = _Product.apply if x.requires_grad else product  # the former takes longer
         out = act(x.flatten(0, -2), self.weight, self.scale).view(*x.shape[:-1], -1)
-        return out if self.bias is None else out + self.bias
+        return out if self.bias is None else out.add_(self.bias)
 
 
 def linears(model: nn.Module) -> dict[str, nn.Linear]:
@@ -69,16 +69,20 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     A row's largest number becomes 127 or -127, so `rows * scales` is never further
     from x than half a scale.
     """
+    count = max(1, BLOCK // x.shape[1])
+    if len(x) <= count:
+        return _rounded(x.float())
     rows = x.new_empty(x.shape, dtype=torch.int8)
     scales = x.new_empty(len(x), 1, dtype=torch.float32)
-    count = max(1, BLOCK // x.shape[1])
     for start in range(0, len(x), count):
         part = slice(start, start + count)
-        some = x[part].float()
-        scale = some.abs().amax(-1, keepdim=True).clamp_(min=LEAST).div_(127)
-        scales[part] = scale
-        rows[part] = (some / scale).round_()
+        rows[part], scales[part] = _rounded(x[part].float())
     return rows, scales
+
+
+def _rounded(x: Tensor) -> tuple[Tensor, Tensor]:
+    scale = x.abs().amax(-1, keepdim=True).clamp_(min=LEAST).div_(127)
+    return (x / scale).round_().to(torch.int8), scale
 
 
 def product(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
@@ -90,13 +94,18 @@ def product(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     rows, sizes = quantize_rows(x)
     count = max(1024, SUMS // len(x))
     if len(weight) <= count:
-        return (torch._int_mm(rows, weight.T) * scale.T).mul_(sizes)
+        return sums(rows, weight).mul_(scale.T).mul_(sizes)
     out = sizes.new_empty(len(x), len(weight))
     for start in range(0, len(weight), count):
         part = slice(start, start + count)
-        sums = torch._int_mm(rows, weight[part].T)
-        torch.mul(sums, scale[part].T, out=out[:, part]).mul_(sizes)
+        some = sums(rows, weight[part]).mul_(scale[part].T)
+        torch.mul(some, sizes, out=out[:, part])
     return out
+
+
+def sums(rows: Tensor, weight: Tensor) -> Tensor:
+    """float32 [M, N]: the products of int8 [M, K] and [N, K], summed in integers."""
+    return torch._int_mm(rows, weight.T).float()
 
 
 class _Product(torch.autograd.Function):

@@ -18,17 +18,17 @@ from PIL import Image
 
 from vlm.engine import Answer, Step, Timing
 from vlm.grounding import objects, overlap
-from vlm.tiny.batches import Lessons
-from vlm.tiny.evaluate import SEED, choose_texts, dice, evaluate, exam, examine
-from vlm.tiny.figures import Figure, figures, mean_average_precision, table
-from vlm.tiny.grading import Mark, Search
-from vlm.tiny.metrics import (
+from vlm.metrics import (
     average_precision,
     calibration_error,
     f1,
     match,
     paste,
 )
+from vlm.tiny.batches import Lessons
+from vlm.tiny.evaluate import SEED, choose_texts, dice, evaluate, exam, examine
+from vlm.tiny.figures import Figure, figures, mean_average_precision, table
+from vlm.tiny.grading import Mark, Search
 from vlm.tiny.questions import Question
 from vlm.tiny.scenes import Scene, Stock, Thing
 from vlm.tiny.sheet import WRONG, Cell, draw_sheet, failure

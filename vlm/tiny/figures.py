@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vlm.metrics import RIGHT, average_precision, calibration_error, f1
 from vlm.tiny.grading import Belief, Case, Mark, Naming, Search, spoken
 from vlm.tiny.language import ENGLISH, LANGUAGES
-from vlm.tiny.metrics import RIGHT, average_precision, calibration_error, f1
 
 # Each figure's line of the table, in its order; those of other languages follow.
 LINES = {

@@ -17,9 +17,9 @@ import numpy as np
 
 import vlm
 from vlm.grounding import Object, overlap
+from vlm.metrics import mask_overlap, match, paste
 from vlm.tiny.answering import Coach
 from vlm.tiny.language import ENGLISH, Language
-from vlm.tiny.metrics import mask_overlap, match, paste
 from vlm.tiny.questions import Question, judge, keywords
 from vlm.tiny.scenes import Thing
 

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 import numpy as np
 from PIL import Image
 
-from vlm.tiny.metrics import paste
+from vlm.metrics import paste
 from vlm.ui import view
 
 MAX_NUMBERS = 1_000_000  # sent at once: about 10 MB of JSON

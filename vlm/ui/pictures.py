@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from gradio.processing_utils import encode_pil_to_bytes, hash_bytes
 from gradio.utils import get_upload_folder
-from PIL import Image, ImageDraw, UnidentifiedImageError
+from PIL import Image, ImageDraw
 
-from vlm.image import to_rgb
+from vlm import picture_file
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-MAX_PIXELS = 40_000_000
 SHOWN_EDGE = 896
 GREY = (127, 127, 127)  # the middle of what a model takes: it says nothing
 
@@ -23,24 +20,10 @@ GREY = (127, 127, 127)  # the middle of what a model takes: it says nothing
 def read(path: str | os.PathLike) -> Image.Image:
     """The picture in a file: upright, on white, RGB. ValueError says what is wrong."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                _check_size(*image.size)
-                image.load()
-                return to_rgb(image)
-    except UnidentifiedImageError:
-        kinds = "PNG, JPEG, WebP, GIF, BMP or TIFF"
-        raise ValueError(f"This file is not a picture. Take a {kinds} file.") from None
-    except Image.DecompressionBombError:
-        raise ValueError(_too_large("more than 178 million")) from None
+        return picture_file.read(path)
     except FileNotFoundError:
         raise ValueError(
             "This picture is no longer kept here. Choose it once more."
-        ) from None
-    except (OSError, SyntaxError, EOFError):
-        raise ValueError(
-            "This picture is damaged or cut short. Save it again, or take another."
         ) from None
 
 
@@ -80,19 +63,3 @@ def kept(image: Image.Image, format: str) -> str:
             part.write(content)
         os.replace(part.name, place)
     return str(place)
-
-
-def _check_size(width: int, height: int) -> None:
-    # The header tells the size, so nothing has been decoded yet.
-    if width * height > MAX_PIXELS:
-        raise ValueError(_too_large(f"{width} x {height}"))
-    if min(width, height) < 8 or max(width, height) > 50 * min(width, height):
-        raise ValueError(
-            f"This picture is {width} x {height} pixels, too thin to see anything. "
-            "Take one with at least 8 pixels and no more than 50 times wider than high."
-        )
-
-
-def _too_large(size: str) -> str:
-    limit = MAX_PIXELS // 1_000_000
-    return f"This picture has {size} pixels; at most {limit} million. Make it smaller."

@@ -14,6 +14,7 @@ from vlm import anatomy, probes
 from vlm.contrastive import Pair, clip_loss, load_pair, siglip_loss
 from vlm.engine import Answer, Candidate, Engine, Step, load
 from vlm.grounding import Object, objects
+from vlm.many import answers
 from vlm.samplers import Temperature, TopK, TopP, greedy
 from vlm.tap import Tap
 from vlm.trace import Trace
@@ -31,6 +32,7 @@ __all__ = [
     "TopP",
     "Trace",
     "anatomy",
+    "answers",
     "clip_loss",
     "greedy",
     "load",

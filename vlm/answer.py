@@ -57,7 +57,15 @@ class Timing:
 
 @dataclass(frozen=True)
 class Answer:
+    """All of an answer.
+
+    Attributes:
+        heat: float32 [rows, columns], the attention on each patch of the image, mean
+            over the answer's tokens, layers and heads; of `vlm.answers` only.
+    """
+
     text: str
     steps: tuple[Step, ...]
     objects: tuple[Object, ...]
     timing: Timing
+    heat: np.ndarray | None = field(default=None, compare=False, repr=False)

@@ -67,6 +67,12 @@ class KVCache:
         other.advance(self.length)
         return other
 
+    def keep(self, rows: list[int]) -> None:
+        """Go on with only those rows of the batch."""
+        self.prefix, self.valid = self.prefix[rows], self.valid[rows]
+        for parts in (self.keys, self.values):
+            parts[:] = [part[rows] for part in parts]
+
     def advance(self, count: int) -> None:
         """Called once all layers have appended their `count` positions."""
         self.length += count

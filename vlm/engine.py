@@ -294,6 +294,33 @@ class Engine:
         """Exactly the ids that the model sees behind the image tokens."""
         return self.tokenizer.text_ids(prompt) + self._answer_ids(answer)
 
+    @torch.no_grad()
+    def step(
+        self, index: int, token: int, text: str, logits: Tensor, share: float
+    ) -> Step:
+        """What there is to say of a token whose row of logits was [V]."""
+        chances = logits.softmax(-1)
+        best = chances.topk(min(CANDIDATES, len(chances)))
+        candidates = tuple(
+            Candidate(other, self.tokenizer.piece(other), chance)
+            for chance, other in zip(best.values.tolist(), best.indices.tolist())
+        )
+        loc = self.tokenizer.loc(token)
+        first = self.tokenizer.first_loc
+        bins = logits[first : first + 1024].softmax(-1)
+        return Step(
+            index=index,
+            token=token,
+            text=text,
+            probability=float(chances[token]),
+            candidates=candidates,
+            image_share=share,
+            loc=loc,
+            seg=self.tokenizer.seg(token),
+            bin_probability=None if loc is None else float(bins[loc]),
+            bins=None if loc is None else bins.float().cpu().numpy(),
+        )
+
     def _features(
         self, images: Sequence[Image.Image], tap: Tap, keep: bool = True
     ) -> Tensor:
@@ -366,7 +393,7 @@ class Engine:
             if echo:
                 known = zip(forced, [logits, *rows], [seen, *shares])
                 for index, (token, *row) in enumerate(known):
-                    yield self._step(index, token, text.add(token), *row)
+                    yield self.step(index, token, text.add(token), *row)
             logits, seen = rows[-1], shares[-1]
         end = layout.forced + max_tokens
         with contextlib.ExitStack() as stack:
@@ -375,7 +402,7 @@ class Engine:
                 token = pick(logits)
                 if token in ends:
                     return
-                yield self._step(index, token, text.add(token), logits, seen)
+                yield self.step(index, token, text.add(token), logits, seen)
                 if index + 1 == end:
                     return
                 # Not sooner, as the first token needs no more than the prefix.
@@ -404,32 +431,6 @@ class Engine:
         ids = torch.tensor([tokens], device=self.device)
         self._set_threads()
         return self.model(ids, cache=cache, tap=tap, last=last)[0]
-
-    @torch.no_grad()
-    def _step(
-        self, index: int, token: int, text: str, logits: Tensor, share: float
-    ) -> Step:
-        chances = logits.softmax(-1)
-        best = chances.topk(min(CANDIDATES, len(chances)))
-        candidates = tuple(
-            Candidate(other, self.tokenizer.piece(other), chance)
-            for chance, other in zip(best.values.tolist(), best.indices.tolist())
-        )
-        loc = self.tokenizer.loc(token)
-        first = self.tokenizer.first_loc
-        bins = logits[first : first + 1024].softmax(-1)
-        return Step(
-            index=index,
-            token=token,
-            text=text,
-            probability=float(chances[token]),
-            candidates=candidates,
-            image_share=share,
-            loc=loc,
-            seg=self.tokenizer.seg(token),
-            bin_probability=None if loc is None else float(bins[loc]),
-            bins=None if loc is None else bins.float().cpu().numpy(),
-        )
 
     def _set_threads(self) -> None:
         # torch has a number for each thread, and each step may come from another.

@@ -1,0 +1,161 @@
+"""A batch run that is killed again and again, beside one that is left alone.
+
+    python tests/bench/killed.py                     # 20 kills
+    python tests/bench/killed.py --processes 2       # under `accelerate launch`
+
+Each run is ended by SIGKILL at a random moment, with all its processes; the next goes
+on where it was. In the end both tables have to be the same, times apart. Prints what
+became of it; ends with 1 if they differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMES = ("first_token", "seconds")
+PROMPTS = ("detect penguin ; cat", "caption en", "answer en how many cats are there?")
+BATCH = 3  # less than the questions about two pictures, and no divisor of them
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--pictures", type=int, default=60)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        found = compare(Path(scratch), **vars(options))
+    print(found.pop("words"))
+    sys.exit(not found["equal"])
+
+
+def compare(
+    scratch: Path, *, kills: int, pictures: int, processes: int = 1, seed: int = 0
+) -> dict[str, Any]:
+    """Run undisturbed and killed; whether the tables are equal, and what happened."""
+    folder = scratch / "pictures"
+    draw(folder, pictures)
+    finish(folder, scratch / "alone", processes)
+    dice = random.Random(seed)
+    before = []  # rows that each kill left
+    for kill in range(kills):
+        left = pictures * len(PROMPTS) - (before[-1] if before else 0)
+        # Fewer at a time than would be left for none of the coming kills.
+        more = dice.randint(0, max(0, 2 * left // (kills - kill + 1)))
+        begin_and_kill(folder, scratch / "killed", processes, more, dice.random())
+        before.append(count(scratch / "killed"))
+    finish(folder, scratch / "killed", processes)
+    alone, killed = (table(scratch / name) for name in ("alone", "killed"))
+    written = count(scratch / "killed")
+    equal = alone == killed and len(killed) == written == pictures * len(PROMPTS)
+    words = (
+        f"{len(alone)} rows undisturbed, {len(killed)} after {kills} times SIGKILL "
+        f"(rows that each left: {', '.join(map(str, before))}); {written} were "
+        f"written; the tables are {'equal' if equal else 'DIFFERENT'}"
+    )
+    return {"equal": equal, "before": before, "words": words}
+
+
+def draw(folder: Path, number: int) -> None:
+    """Parts of the example pictures, and one file that is none."""
+    folder.mkdir()
+    dice = np.random.default_rng(1)
+    sources = sorted((ROOT / "assets" / "examples").glob("*.webp"))
+    for i in range(number - 1):
+        with Image.open(sources[i % len(sources)]) as image:
+            x, y = dice.integers(0, image.width // 3, 2).tolist()
+            side = image.width * 2 // 3
+            part = image.convert("RGB").crop((x, y, x + side, y + side))
+        part.save(folder / f"{i:03}.png")
+    (folder / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+
+
+def command(folder: Path, out: Path, processes: int) -> list[str]:
+    asked = [str(folder), "--out", str(out), "--batch", str(BATCH), "--device", "cpu"]
+    for prompt in PROMPTS:
+        asked += ["--prompt", prompt]
+    if processes == 1:
+        return [sys.executable, "-m", "vlm.batch", *asked]
+    launch = "from accelerate.commands.accelerate_cli import main; main()"
+    how = ["--multi_gpu", "--num_processes", str(processes), "--num_machines", "1"]
+    how += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    how += ["--main_process_port", str(free_port())]
+    return [sys.executable, "-c", launch, "launch", *how, "-m", "vlm.batch", *asked]
+
+
+def finish(folder: Path, out: Path, processes: int) -> None:
+    done = subprocess.run(
+        command(folder, out, processes), cwd=ROOT, capture_output=True, text=True
+    )
+    # Ended, with one picture that could not be read; a launcher has its own words.
+    assert done.returncode == 1 and "torn.png" in done.stderr, done.stderr
+
+
+def begin_and_kill(
+    folder: Path, out: Path, processes: int, more: int, wait: float
+) -> None:
+    """Kill a run some seconds after it has written so many more rows."""
+    before = count(out)
+    run = subprocess.Popen(
+        command(folder, out, processes),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while run.poll() is None and count(out) < before + more:
+        time.sleep(0.002)
+    time.sleep(wait if more else 10 * wait)  # without more, it may still be loading
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    while alive(run.pid):
+        time.sleep(0.01)
+
+
+def alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def count(out: Path) -> int:
+    """Whole lines that lie in the parts, whatever they say."""
+    parts = (out / "parts").glob("*.jsonl")
+    return sum(part.read_bytes().count(b"\n") for part in parts)
+
+
+def table(out: Path) -> list[dict[str, Any]]:
+    """The rows of the table, without the times that they took."""
+    lines = (out / "answers.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+if __name__ == "__main__":
+    main()

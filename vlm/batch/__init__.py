@@ -1,0 +1,1 @@
+"""Many pictures, many prompts, one table: `python -m vlm.batch`."""

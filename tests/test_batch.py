@@ -315,11 +315,8 @@ def test_the_command_writes_the_table_and_says_what_was_bad(
     assert "take another --out" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_killed_three_times_it_ends_with_the_same_table(
-    tmp_path: Path, processes: int
-) -> None:
-    found = killed.compare(tmp_path, kills=3, pictures=8, processes=processes)
+def test_killed_three_times_it_ends_with_the_same_table(tmp_path: Path) -> None:
+    found = killed.compare(tmp_path, kills=3, pictures=8)
     assert found["equal"], found["words"]
     assert sum(left > 0 for left in found["before"]) > 0
 

@@ -137,12 +137,12 @@ def _judge_phrases(found: Sequence[tuple[Row, Scene]], report: Report) -> None:
         for box in referred(row, scene):
             shares.append(overlap(best["box"], box) if best else 0.0)
     if shares:
-        right = float(np.mean([share >= RIGHT for share in shares]))
-        count = len(shares), "phrases"
-        report.figures.append(
-            Figure("phrases: mean IoU", float(np.mean(shares)), *count)
-        )
-        report.figures.append(Figure(f"phrases: right at {RIGHT}", right, *count))
+        right = [share >= RIGHT for share in shares]
+        for name, values in (("mean IoU", shares), (f"right at {RIGHT}", right)):
+            mean = float(np.mean(values))
+            report.figures.append(
+                Figure(f"phrases: {name}", mean, len(shares), "phrases")
+            )
 
 
 def _judge_texts(

@@ -11,10 +11,10 @@ became of it; ends with 1 if they differ.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
-import signal
 import socket
 import subprocess
 import sys
@@ -24,11 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = ("first_token", "seconds")
 PROMPTS = ("detect penguin ; cat", "caption en", "answer en how many cats are there?")
+# How sums are rounded depends on how many threads share them.
+ALIKE = {**os.environ, "OMP_NUM_THREADS": "1"}
 BATCH = 3  # less than the questions about two pictures, and no divisor of them
 
 
@@ -102,9 +105,8 @@ def command(folder: Path, out: Path, processes: int) -> list[str]:
 
 
 def finish(folder: Path, out: Path, processes: int) -> None:
-    done = subprocess.run(
-        command(folder, out, processes), cwd=ROOT, capture_output=True, text=True
-    )
+    asked = command(folder, out, processes)
+    done = subprocess.run(asked, cwd=ROOT, env=ALIKE, capture_output=True, text=True)
     # Ended, with one picture that could not be read; a launcher has its own words.
     assert done.returncode == 1 and "torn.png" in done.stderr, done.stderr
 
@@ -114,28 +116,22 @@ def begin_and_kill(
 ) -> None:
     """Kill a run some seconds after it has written so many more rows."""
     before = count(out)
-    run = subprocess.Popen(
+    run = psutil.Popen(
         command(folder, out, processes),
         cwd=ROOT,
+        env=ALIKE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
     )
     while run.poll() is None and count(out) < before + more:
-        time.sleep(0.002)
+        time.sleep(0.005)
     time.sleep(wait if more else 10 * wait)  # without more, it may still be loading
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
-    while alive(run.pid):
-        time.sleep(0.01)
-
-
-def alive(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    if run.poll() is None:
+        every = [run, *run.children(recursive=True)]
+        for one in every:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(every)
 
 
 def count(out: Path) -> int:

@@ -20,6 +20,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import torch
+
 import vlm
 from vlm.batch.questions import questions
 from vlm.batch.run import How, processes, run
@@ -33,8 +35,16 @@ def main() -> int:
     options = _options()
     try:
         return _run(options)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError:
+        kept = "The rows that there are stay; the same command goes on behind them."
+        print(
+            f"There is no memory for {options.batch} questions at once: give a "
+            f"smaller --batch. {kept}",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("\nEnded. The same command goes on from here.", file=sys.stderr)
@@ -72,6 +82,7 @@ def _run(options: argparse.Namespace) -> int:
         device=state.device if spread else options.device,
         dtype=options.dtype,
         quantize=options.quantize,
+        progress=_tell if state.is_main_process else None,
     )
     rows = run(load, asked, table, how, state=state)
     bad = {row["image"]: row["error"] for row in rows if row["error"] is not None}
@@ -88,6 +99,10 @@ def _run(options: argparse.Namespace) -> int:
     state.wait_for_everyone()
     state.destroy_process_group()
     return int(bool(bad))
+
+
+def _tell(words: str) -> None:
+    print(words, file=sys.stderr)
 
 
 def _options() -> argparse.Namespace:

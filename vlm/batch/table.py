@@ -55,12 +55,22 @@ class Table:
             whole(path, lambda file: file.write(text))
 
     def rows(self) -> dict[Key, Row]:
-        """All whole rows of all parts; of a row that was written twice the first."""
+        """All whole rows of all parts; of a row that was written twice the first.
+
+        Raises:
+            ValueError: a line is damaged.
+        """
         found: dict[Key, Row] = {}
         for path in sorted(self.parts.glob("part-*.jsonl")):
-            for line in _whole_lines(path).splitlines():
-                row = json.loads(line)
-                found.setdefault((row["image"], row["number"]), row)
+            for number, line in enumerate(_whole_lines(path).splitlines(), 1):
+                try:
+                    row = json.loads(line)
+                    found.setdefault((row["image"], row["number"]), row)
+                except (ValueError, TypeError, KeyError):
+                    raise ValueError(
+                        f"line {number} of {path} is damaged: delete that line, and "
+                        "its question is answered again"
+                    ) from None
         return found
 
     def part(self, number: int) -> Part:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import functools
+import io
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -214,7 +217,15 @@ def test_a_branch_of_no_token_of_the_vocabulary_says_so(tiny, store, token):
 
 
 @pytest.mark.parametrize("data", [None, [], "run", {}, {"run": "guess"}, {"run": [1]}])
-@pytest.mark.parametrize("way", [again.branched, again.painted_over, again.another_try])
+@pytest.mark.parametrize(
+    "way",
+    [
+        again.branched,
+        again.painted_over,
+        again.another_try,
+        functools.partial(again.begun_by_mask, {}),
+    ],
+)
 def test_a_run_that_is_not_kept_says_what_to_do(store, way, data):
     with pytest.raises(ValueError, match="no longer kept. Press Run"):
         way(store, data)
@@ -366,6 +377,95 @@ def test_a_run_without_an_end_cannot_be_painted_yet(store):
     run = store.open(SimpleNamespace(picture=PENGUINS))
     with pytest.raises(ValueError, match="Let it finish"):
         again.painted_over(store, {"run": run, "strokes": [DAB]})
+
+
+# --- a mask --------------------------------------------------------------------------
+
+FISH = [{"x": 0.52, "y": 0.82, "r": 0.08}, {"x": 0.6, "y": 0.82, "r": 0.09}]
+
+
+def test_what_is_painted_begins_the_answer_as_a_mask(tiny, store):
+    old = last(tiny, store, "detect penguin ; fish")
+    data = {"run": old["run"], "strokes": FISH}
+    seen = follow(tiny, store, again.begun_by_mask({"one": tiny}, store, data))
+    end = seen[-1]
+    assert end["question"] == "segment penguin ; fish"
+    assert end["forced"] == 20
+    kinds = [tiny.tokenizer.loc(each["id"]) is not None for each in end["tokens"][:20]]
+    assert kinds == [True] * 4 + [False] * 16
+    given = tiny.score(pictures.read(PENGUINS), end["question"], end["start"])
+    chances = [token["probability"] for token in end["tokens"][:20]]
+    assert chances == pytest.approx([step.probability for step in given], abs=1e-3)
+    first = end["objects"][0]
+    assert (first["label"], first["duplicate"]) == ("fish", None)
+    assert end["before"] is None and end["image"] == old["image"]
+    # The discs' own bounds to a band of places, and their shape.
+    size = end["width"]
+    known = np.multiply([0.44, 0.73, 0.69, 0.91], size)
+    assert first["box"] == pytest.approx(known, abs=8.5 / 1024 * size)
+    rows, columns = (np.mgrid[:size, :size] + 0.5) / size
+    truth = np.any(
+        [np.hypot(columns - d["x"], rows - d["y"]) < d["r"] for d in FISH], axis=0
+    )
+    png = view_mask(first["mask"], first["box"], size)
+    iou = (png & truth).sum() / (png | truth).sum()
+    assert all(now["mask_iou"] == end["mask_iou"] for now in seen)
+    assert end["mask_iou"] == pytest.approx(iou, abs=0.02)
+    assert iou > 0.9
+    assert store.get(end["run"]).view["mask_iou"] == end["mask_iou"]
+
+
+def view_mask(url: str, box: list[float], size: int) -> np.ndarray:
+    """A mask of the view over a square picture, bool [H, W]."""
+    inside = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+    x1, y1, x2, y2 = (round(edge) for edge in box)
+    whole = np.zeros((size, size), bool)
+    soft = inside.resize((x2 - x1, y2 - y1), Image.Resampling.BILINEAR)
+    whole[y1:y2, x1:x2] = np.asarray(soft) >= 128
+    return whole
+
+
+def test_a_mask_over_a_wide_picture_lies_where_it_was_painted(tiny, store):
+    old = last(tiny, store, "segment cat", picture=MEADOW)  # 640 x 480
+    disc = {"x": 0.8, "y": 0.6, "r": 0.1}  # all in shares of the width
+    data = {"run": old["run"], "strokes": [disc]}
+    wanted = again.begun_by_mask({"one": tiny}, store, data)
+    assert wanted.ask.prompt == "segment cat"
+    end = follow(tiny, store, wanted)[-1]
+    assert end["objects"][0]["box"] == pytest.approx([448, 320, 576, 448], abs=6)
+    assert end["mask_iou"] > 0.9
+
+
+def test_how_it_was_asked_is_kept_for_a_mask(tiny, store):
+    how = {"style": "Top-k", "top_k": 3, "seed": 5, "max_tokens": 7}
+    old = last(tiny, store, "segment fish", settings=how, start="<loc0008>")
+    data = {"run": old["run"], "strokes": FISH}
+    wanted = again.begun_by_mask({"one": tiny}, store, data)
+    asked = store.get(old["run"]).ask
+    assert wanted.ask == replace(asked, start=wanted.ask.start)
+    assert wanted.ask.start.count("<loc") == 4
+
+
+@pytest.mark.parametrize(
+    ("prompt", "strokes", "message"),
+    [
+        ("caption en", FISH, "ask to detect or segment something first"),
+        ("caption <loc0008><loc0008><loc0520><loc0520>", FISH, "ask to detect"),
+        ("segment cat", [{"x": 1, "y": 0.5, "r": 0}], "empty. Paint something"),
+        ("segment cat", [], "Paint something first"),
+        ("segment cat", [{"x": 0.5, "y": 2, "r": 0.1}], "outside the picture"),
+    ],
+)
+def test_what_is_no_mask_is_told(tiny, store, prompt, strokes, message):
+    run = last(tiny, store, prompt, settings={"max_tokens": 2})["run"]
+    with pytest.raises(ValueError, match=message):
+        again.begun_by_mask({"one": tiny}, store, {"run": run, "strokes": strokes})
+
+
+def test_an_engine_without_masks_says_what_to_do(fake, store):
+    run = last(fake, store, "segment cat")["run"]
+    with pytest.raises(ValueError, match="fake came without .* vae-oid.npz"):
+        again.begun_by_mask({"one": fake}, store, {"run": run, "strokes": FISH})
 
 
 def test_a_picture_that_is_gone_is_to_be_chosen_again(tmp_path):

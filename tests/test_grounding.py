@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlm.grounding import Object, objects
+from vlm.grounding import Object, bin_of, mask_tokens, objects
 
 SIZE = (2048, 1024)  # W, H: one bin is 2 pixels wide and 1 high
 
@@ -305,3 +305,142 @@ def test_objects_are_those_of_a_parser_by_pattern(steps):
         kept = tuple(s.seg for s in codes[:16]) if len(locs) == 4 else ()
         expected.append((label, box, kept))
     assert [(o.label, o.box, o.codes) for o in objects(steps, SIZE)] == expected
+
+
+# --- from a mask to tokens -----------------------------------------------------------
+
+
+class Lossless:
+    """Codes that stand for the very mask that was encoded."""
+
+    def __init__(self) -> None:
+        self.mask = np.zeros((64, 64), np.float32)
+
+    def encode(self, mask: np.ndarray) -> tuple[int, ...]:
+        self.mask = mask
+        return tuple(range(16))
+
+    def decode(self, codes: tuple[int, ...]) -> np.ndarray:
+        assert codes == tuple(range(16))
+        return self.mask
+
+
+def a_leaf(size: tuple[int, int], edges: tuple[float, ...]) -> np.ndarray:
+    """Half of an ellipse, like in no two directions; edges x1, y1, x2, y2 as shares."""
+    (width, height), (x1, y1, x2, y2) = size, edges
+    y, x = (np.mgrid[:height, :width] + 0.5) / np.reshape([height, width], (2, 1, 1))
+    across, down = (x - x1) / (x2 - x1), (y - y1) / (y2 - y1)
+    inside = (2 * across - 1) ** 2 + (2 * down - 1) ** 2 < 1
+    return inside & (across < 1.1 - 0.6 * down)
+
+
+def bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """x1, y1, x2, y2 of all pixels, one by one."""
+    there = [(x, y) for y, row in enumerate(mask) for x, seen in enumerate(row) if seen]
+    xs, ys = zip(*there)
+    return min(xs), min(ys), max(xs) + 1, max(ys) + 1
+
+
+def laid(thing: Object, size: tuple[int, int]) -> np.ndarray:
+    """The mask of an object over the picture: each pixel asks for its nearest entry."""
+    x1, y1, x2, y2 = thing.box
+    columns = ((np.arange(size[0]) + 0.5 - x1) / (x2 - x1) * 64).astype(int)
+    rows = ((np.arange(size[1]) + 0.5 - y1) / (y2 - y1) * 64).astype(int)
+    inside = [(0 <= at) & (at < 64) for at in (rows, columns)]
+    picked = thing.mask[np.ix_(rows.clip(0, 63), columns.clip(0, 63))] >= 0.5
+    return picked & np.outer(*inside)
+
+
+def shared(a: np.ndarray, b: np.ndarray) -> float:
+    return (a & b).sum() / (a | b).sum()
+
+
+@pytest.mark.parametrize("parts", [1024, 1023])
+@pytest.mark.parametrize(
+    ("size", "edges"),
+    [
+        ((640, 480), (0.11, 0.32, 0.57, 0.81)),
+        ((301, 777), (0.0, 0.0, 0.4, 0.2)),
+        ((1500, 200), (0.62, 0.3, 1.0, 1.0)),
+        ((90, 70), (0.4, 0.05, 0.6, 0.95)),
+    ],
+)
+def test_the_tokens_of_a_mask_give_back_its_box_and_the_mask(size, edges, parts):
+    codes, mask = Lossless(), a_leaf(size, edges)
+    text = mask_tokens(mask, codes.encode, parts=parts)
+    steps = said(f"{text} leaf")
+    (thing,) = objects(steps, size, masks=codes.decode, parts=parts)
+    assert thing.label == "leaf" and thing.complete and thing.valid
+    told = [step.loc for step in steps[:4]]
+    x1, y1, x2, y2 = (edge / size[i % 2] for i, edge in enumerate(bounds(mask)))
+    known = [
+        min(range(1024), key=lambda bin: abs(bin / parts - share))
+        for share in (y1, x1, y2, x2)
+    ]
+    assert told == known
+    assert shared(laid(thing, size), mask) > 0.96
+
+
+def test_the_way_back_is_the_one_that_is_asked_for():
+    mask, codes = np.zeros((1023, 1023), bool), Lossless()
+    mask[341:682, 682:1023] = True
+    locs = {parts: mask_tokens(mask, codes.encode, parts=parts)[:36] for parts in PARTS}
+    assert locs[1023] == "<loc0341><loc0682><loc0682><loc1023>"  # round(x * 1023)
+    assert locs[1024] == "<loc0341><loc0683><loc0683><loc1023>"  # 683 / 1024 is nearest
+
+
+PARTS = (1024, 1023)
+
+
+@given(
+    st.integers(1, 3000), st.integers(0, 2999), st.sampled_from(PARTS), st.booleans()
+)
+@settings(max_examples=200, deadline=None)
+def test_the_thinnest_mask_has_a_box_and_is_not_lost(side, at, parts, banded):
+    mask, codes = np.zeros((3, side), bool), Lossless()
+    mask[1, at % side] = True
+    text = mask_tokens(mask, codes.encode, parts=parts, band=16 if banded else 1)
+    (thing,) = objects(said(text), (side, 3), masks=codes.decode, parts=parts)
+    assert thing.valid
+    assert thing.mask.max() >= 0.5
+
+
+def test_places_can_be_told_in_bands_and_the_mask_stays_where_it_is():
+    codes, size = Lossless(), (640, 480)
+    mask = a_leaf(size, (0.117, 0.32, 0.573, 0.81))
+    text = mask_tokens(mask, codes.encode, band=16)
+    steps = said(text)
+    assert [step.loc % 16 for step in steps[:4]] == [8] * 4
+    (thing,) = objects(steps, size, masks=codes.decode)
+    known = np.divide(bounds(mask), [*size, *size])
+    assert np.divide(thing.box, [*size, *size]) == pytest.approx(known, abs=8.5 / 1024)
+    cut = shared(laid(thing, size), mask)
+    assert cut > 0.93
+    tight = mask[slice(*bounds(mask)[1::2]), slice(*bounds(mask)[::2])]
+    codes.mask = np.asarray(tight)[
+        np.ix_(
+            *(np.linspace(0, side - 1, 64).round().astype(int) for side in tight.shape)
+        )
+    ].astype(np.float32)
+    (stretched,) = objects(steps, size, masks=codes.decode)
+    assert shared(laid(stretched, size), mask) < cut - 0.01
+
+
+def test_a_band_is_told_by_its_middle():
+    edges = {0.0: 8, 15.4 / 1024: 8, 16 / 1024: 24, 0.5: 520, 1.0: 1016}
+    assert {share: bin_of(share, band=16) for share in edges} == edges
+    assert [bin_of(share) for share in (0.0, 0.25, 1.0)] == [0, 256, 1023]
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.zeros((4, 5), bool), "nothing is in the mask"),
+        (np.zeros((0, 5), bool), "nothing is in the mask"),
+        (np.ones((4, 5), np.float32), r"not float32 \[4, 5\]; write `mask > 0.5`"),
+        (np.ones((4, 5, 3), bool), r"not bool \[4, 5, 3\]"),
+    ],
+)
+def test_what_is_no_mask_of_an_image_is_an_error(mask, message):
+    with pytest.raises(ValueError, match=message):
+        mask_tokens(mask, Lossless().encode)

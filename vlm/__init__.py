@@ -13,7 +13,7 @@ heat = vlm.probes.image_attention(trace, step.index, layer=-1)
 from vlm import anatomy, probes
 from vlm.contrastive import Pair, clip_loss, load_pair, siglip_loss
 from vlm.engine import Answer, Candidate, Engine, Step, load
-from vlm.grounding import Object, objects
+from vlm.grounding import Object, mask_tokens, objects
 from vlm.many import answers
 from vlm.samplers import Temperature, TopK, TopP, greedy
 from vlm.tap import Tap
@@ -37,6 +37,7 @@ __all__ = [
     "greedy",
     "load",
     "load_pair",
+    "mask_tokens",
     "objects",
     "probes",
     "siglip_loss",

@@ -1,5 +1,7 @@
 """Token ids to objects: boxes, masks, labels and how sure the model was of them.
 
+And a mask to the tokens that say it.
+
     <loc0128><loc0256><loc0512><loc0768> cat ; <loc...
      y1       x1       y2       x2       label  next object
 
@@ -17,11 +19,16 @@ from typing import Protocol
 
 import numpy as np
 
+from vlm.masks import resize
+
 BINS = 1024
 CODES = 16
 
 Masks = Callable[[tuple[int, ...]], np.ndarray]
 """16 codes 0..127 -> float32 [64, 64], the mask inside its box."""
+
+Encode = Callable[[np.ndarray], Sequence[int]]
+"""A mask [H, W] that is cropped to its box -> its 16 codes."""
 
 Box = tuple[float | None, float | None, float | None, float | None]
 
@@ -123,6 +130,50 @@ def overlap(a: Sequence[float], b: Sequence[float]) -> float:
     return width * height / union if union else 0.0
 
 
+def mask_tokens(
+    mask: np.ndarray, encode: Encode, *, parts: int = BINS, band: int = 1
+) -> str:
+    """What PaliGemma would write for a region, without its label: the way back.
+
+    The text holds four locs, the mask's bounding box, and sixteen segs. It can be the
+    start of an answer, such as `engine.stream(..., "segment cat", answer=text)`.
+
+    Args:
+        mask: bool [H, W] over the whole image.
+        encode: such as `engine.masks.encode`.
+        parts: as in `objects`, which gives back the box when it is given the same. An
+            edge is told by the nearest bin; with 1023, big_vision's own rounding. With
+            1024 the last bin ends short of the right and lower side, by 0.1 %.
+        band: tell each edge by the middle of a band of so many bins, for a model that
+            has learnt no others. The codes stand for what is in the box that is told.
+
+    Raises:
+        ValueError: it is no such mask, or nothing is in it.
+    """
+    x1, y1, x2, y2 = tight = _bounds(mask)
+    height, width = mask.shape
+    left, right = _edges(x1 / width, x2 / width, parts, band)
+    top, bottom = _edges(y1 / height, y2 / height, parts, band)
+    told = (
+        left * width / parts,
+        top * height / parts,
+        right * width / parts,
+        bottom * height / parts,
+    )
+    inside = resize(mask, told)
+    if inside.max() < 0.5:  # a sliver may lie beside the nearest box that can be told
+        inside = resize(mask, tight)
+    codes = encode(inside)
+    locs = "".join(f"<loc{bin:04d}>" for bin in (top, left, bottom, right))
+    return locs + "".join(f"<seg{code:03d}>" for code in codes)
+
+
+def bin_of(share: float, *, parts: int = BINS, band: int = 1) -> int:
+    """The bin for a share of a side; see `mask_tokens`."""
+    bin = min(max(round(share * parts), 0), BINS - 1)
+    return bin // band * band + band // 2
+
+
 class GroundedStep(Protocol):
     """What is read of an `engine.Step`."""
 
@@ -215,6 +266,27 @@ class _Draft:
         ]
         label = prod(step.probability for step, _ in self.words)
         return prod(bins) ** (1 / len(bins)) * label
+
+
+def _bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """x1, y1, x2, y2 of what is in a mask, in pixels."""
+    if mask.ndim != 2 or mask.dtype != bool:
+        raise ValueError(
+            f"a mask is bool [H, W], not {mask.dtype} {list(mask.shape)}; "
+            "write `mask > 0.5` for one of numbers"
+        )
+    columns, rows = (np.flatnonzero(mask.any(axis)) for axis in (0, 1))
+    if not len(rows):
+        raise ValueError("nothing is in the mask, so it has no box")
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _edges(low: float, high: float, parts: int, band: int) -> tuple[int, int]:
+    """Two bins that are not the same, of shares of a side."""
+    first, last = (bin_of(share, parts=parts, band=band) for share in (low, high))
+    if first < last:
+        return first, last
+    return (first, last + band) if last + band < BINS else (first - band, last)
 
 
 def _pixels(bin: int | None, size: float) -> float | None:

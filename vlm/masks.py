@@ -234,8 +234,12 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         return {name: torch.from_numpy(arrays[name]) for name in arrays}
 
 
-def resize(mask: np.ndarray) -> np.ndarray:
+def resize(
+    mask: np.ndarray, box: tuple[float, float, float, float] | None = None
+) -> np.ndarray:
     """A mask [H, W], bool or 0 .. 1, as the encoder wants it: float32 [64, 64].
+
+    `box` is the part to take, x1, y1, x2, y2 in pixels, also between them; None: all.
 
     Raises:
         ValueError: it has no area, or values beyond 0 .. 1.
@@ -246,4 +250,4 @@ def resize(mask: np.ndarray) -> np.ndarray:
     if not 0 <= low <= high <= 1:
         raise ValueError(f"a mask goes from 0 to 1, not from {low:g} to {high:g}")
     image = Image.fromarray(mask.astype(np.float32))
-    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box))

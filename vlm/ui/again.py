@@ -1,4 +1,4 @@
-"""Asking again from the viewer: from a token on, about a region, or painted over.
+"""Asking again from the viewer: from a token on, about a region, or what is painted.
 
 What the viewer sends can come from anybody, so all of it is checked here.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 from vlm.ui import pictures, prompts
 from vlm.ui.asking import MAX_TOKENS, Ask, Settings, views
+from vlm.ui.masked import masked
 from vlm.ui.models import Models
 from vlm.ui.store import Run, Store
 from vlm.ui.view import View
@@ -18,6 +19,9 @@ from vlm.ui.view import View
 MAX_DISCS = 2000
 MAX_RADIUS = 0.2
 LEAST_SIDE = 1 / 32
+Discs = tuple[tuple[float, float, float], ...]
+"""x, y and radius of each, in shares of the picture's width."""
+
 LOST = "This answer is no longer kept. Press Run, then try again."
 
 
@@ -27,18 +31,21 @@ class Again:
 
     Attributes:
         old: the last view of an answer that is to be scored anew.
-        discs: what to paint over first: x, y and radius in shares of the width.
+        discs: what to paint over first.
+        mask_iou: how much of a painted mask the start of the answer keeps.
     """
 
     ask: Ask
     old: View | None = None
-    discs: tuple[tuple[float, float, float], ...] = ()
+    discs: Discs = ()
+    mask_iou: float | None = None
 
     def views(self, engines: Models, store: Store) -> Iterator[View]:
         ask = self.ask
         if self.discs:
             ask = replace(ask, picture=pictures.painted(ask.picture, self.discs))
-        yield from views(engines[ask.model], store, ask, self.old)
+        engine = engines[ask.model]
+        yield from views(engine, store, ask, self.old, mask_iou=self.mask_iou)
 
 
 def branched(store: Store, data: Any) -> Again:
@@ -84,17 +91,25 @@ def painted_over(store: Store, data: Any) -> Again:
     Raises:
         ValueError: the run is not kept or was stopped, or the strokes are none.
     """
-    kept, strokes = _run(store, data), _part(data, "strokes")
-    if kept.view is None:
-        raise ValueError("This answer has no end yet. Let it finish, then paint.")
-    if not isinstance(strokes, list) or not 1 <= len(strokes) <= MAX_DISCS:
-        raise ValueError(f"Paint something first: 1 to {MAX_DISCS} dabs of the brush.")
-    discs = tuple(tuple(_part(each, key) for key in "xyr") for each in strokes)
-    tallest = kept.view["height"] / kept.view["width"]
-    for x, y, r in discs:
-        if not (_is_share(x) and _is_share(y, tallest) and _is_share(r, MAX_RADIUS)):
-            raise ValueError("A dab of the brush lies outside the picture. Clear it.")
+    kept, discs = _painted(store, data)
     return Again(kept.ask, kept.view, discs)
+
+
+def begun_by_mask(engines: Models, store: Store, data: Any) -> Again:
+    """`data` is as for `painted_over`: the question to segment what it was about.
+
+    Its answer begins with the tokens of what is painted.
+
+    Raises:
+        ValueError: as there; or the question was about no thing, or the engine has no
+            masks.
+    """
+    kept, discs = _painted(store, data)
+    prompt = prompts.segmenting(kept.ask.prompt)
+    mask = pictures.covered(discs, (kept.view["width"], kept.view["height"]))
+    start = masked(engines[kept.ask.model], mask, band=prompts.BAND)
+    ask = replace(kept.ask, prompt=prompt, start=start.text)
+    return Again(ask, mask_iou=start.iou)
 
 
 def another_try(store: Store, data: Any) -> View:
@@ -107,6 +122,20 @@ def another_try(store: Store, data: Any) -> View:
     if kept.view is None:
         raise ValueError("The tries are not done yet. Wait for the last one.")
     return kept.view
+
+
+def _painted(store: Store, data: Any) -> tuple[Run, Discs]:
+    kept, strokes = _run(store, data), _part(data, "strokes")
+    if kept.view is None:
+        raise ValueError("This answer has no end yet. Let it finish, then paint.")
+    if not isinstance(strokes, list) or not 1 <= len(strokes) <= MAX_DISCS:
+        raise ValueError(f"Paint something first: 1 to {MAX_DISCS} dabs of the brush.")
+    discs = tuple(tuple(_part(each, key) for key in "xyr") for each in strokes)
+    tallest = kept.view["height"] / kept.view["width"]
+    for x, y, r in discs:
+        if not (_is_share(x) and _is_share(y, tallest) and _is_share(r, MAX_RADIUS)):
+            raise ValueError("A dab of the brush lies outside the picture. Clear it.")
+    return kept, discs
 
 
 def _run(store: Store, data: Any) -> Run:

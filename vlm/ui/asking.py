@@ -112,14 +112,20 @@ def asked_for(model: str, picture: str, prompt: str, *how: Any) -> Ask:
 
 
 def views(
-    engine: Any, store: Store, ask: Ask, old: view.View | None = None
+    engine: Any,
+    store: Store,
+    ask: Ask,
+    old: view.View | None = None,
+    *,
+    mask_iou: float | None = None,
 ) -> Iterator[view.View]:
     """A view at the start, views as tokens come, and one when all is done.
 
     When the caller stops, what was said is kept as a stopped answer's last view.
     Of several tries, the one whose tokens are most probable on average is shown last;
     the last view of each is kept in the store. With the last view of an `old` answer,
-    these tell what the model thinks of that answer now.
+    these tell what the model thinks of that answer now. `mask_iou` is told in each, of
+    an answer that begins with a mask.
 
     Raises:
         ValueError: the picture cannot be read, or the model cannot be asked.
@@ -130,6 +136,7 @@ def views(
         **ask.told(),
         "prompt": view.prompt_tokens(engine, ask.prompt),
         "before": old and _rescored(engine, image, ask.prompt, old),
+        "mask_iou": mask_iou,
     }
     tries, told = [], []
     with contextlib.closing(answered(engine, image, ask)) as news:

@@ -3,12 +3,13 @@
 const triesRow = element.querySelector(".tries");
 
 function drawMeta() {
-  const { tokens, timing, memory, done, cut, stopped } = state.value;
+  const { tokens, timing, memory, done, cut, stopped, mask_iou: iou } = state.value;
   write(part(".count"), tokens.length);
   write(part(".first"), timing ? seconds(timing.first) : "–");
   write(part(".rate"), timing?.rate ? timing.rate.toFixed(timing.rate < 10 ? 1 : 0) : "–");
   write(part(".cache"), memory ? sizeOf(memory) : "–");
-  const empty = done && !tokens.length ? "the answer is empty" : "";
+  const given = iou === null ? "" : "begins with your mask, 20 tokens";
+  const empty = done && !tokens.length ? "the answer is empty" : given;
   const end = done && cut ? "cut at the maximum of tokens" : empty;
   write(part(".state"), state.stopped || stopped ? "stopped" : end);
   drawTries();

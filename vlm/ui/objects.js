@@ -37,7 +37,7 @@ function fillObject(row, { label, box, confidence, duplicate }, index) {
   write(name, box.includes(null) ? `${label} (decoding)`.trim() : label || "…");
   write(sure, confidence.toFixed(2));
   write(edges, box.map((edge) => (edge === null ? "·" : Math.round(edge))).join(", "));
-  write(note, duplicate === null ? "" : `again: same as ${duplicate + 1}`);
+  write(note, duplicate === null ? maskNote(index) : `again: same as ${duplicate + 1}`);
   mark(pick, "title", `Box from ${edges.textContent} in pixels: left, top, right, bottom`);
   mark(pick, "aria-pressed", state.object === index);
   row.classList.toggle("lit", isLit(index));
@@ -45,6 +45,12 @@ function fillObject(row, { label, box, confidence, duplicate }, index) {
   mark(eye, "title", shown ? "Hide its box and mask" : "Show its box and mask");
   mark(eye, "aria-label", `Show ${index + 1}, ${label || "…"}, on the picture`);
   mark(eye, "aria-pressed", shown);
+}
+
+// The first object is the mask that the answer was begun with.
+function maskNote(index) {
+  const { mask_iou: iou } = state.value;
+  return index || iou === null ? "" : `your mask, IoU ${iou.toFixed(2)}`;
 }
 
 function showObject(index, shown) {

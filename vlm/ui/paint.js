@@ -1,4 +1,5 @@
-// Paint: a part of the picture is painted over in grey, and the question asked again.
+// Paint: a part of the picture is painted over in grey, and the question asked again;
+// or what is painted is a mask, and its tokens begin the answer.
 
 const GREY = "rgb(127, 127, 127)"; // the middle of what the model takes
 const MAX_DABS = 2000;
@@ -7,7 +8,7 @@ const paint = { dabs: [], size: 0.12, at: null, run: "" };
 const PAINT = {
   name: "Paint over",
   words: "",
-  keys: "Arrow keys move over patches, Space paints one. Enter asks again, Escape leaves.",
+  keys: "Arrow keys move over patches, Space paints one. Enter asks again, Tab leads to a mask, Escape leaves.",
   ready: () => root.dataset.phase === "done",
   leave: () => Object.assign(paint, { dabs: [], at: null }),
 
@@ -27,7 +28,7 @@ const PAINT = {
       ArrowLeft: () => movePatch(0, -1),
       ArrowRight: () => movePatch(0, 1),
       " ": paintPatch,
-      Enter: askPainted,
+      Enter: () => askPainted("paint"),
     };
     return moves[event.key];
   },
@@ -64,9 +65,10 @@ function paintPatch() {
   say(`Painted row ${row + 1}, column ${column + 1}.`);
 }
 
-function askPainted() {
+// By the event "paint" in grey, by "mask" as a mask.
+function askPainted(event) {
   if (!paint.dabs.length) return say("Paint over something first.");
-  trigger("paint", { run: state.value.run, strokes: paint.dabs });
+  trigger(event, { run: state.value.run, strokes: paint.dabs });
 }
 
 element.querySelector(".easel input").addEventListener("input", (event) => {
@@ -76,4 +78,5 @@ element.querySelector(".easel .clear").addEventListener("click", () => {
   paint.dabs = [];
   redraw();
 });
-element.querySelector(".easel .again").addEventListener("click", askPainted);
+element.querySelector(".easel .again").addEventListener("click", () => askPainted("paint"));
+element.querySelector(".easel .as-mask").addEventListener("click", () => askPainted("mask"));

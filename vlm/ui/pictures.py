@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from gradio.processing_utils import encode_pil_to_bytes, hash_bytes
 from gradio.utils import get_upload_folder
 from PIL import Image, ImageDraw
@@ -14,6 +15,7 @@ from PIL import Image, ImageDraw
 from vlm import picture_file
 
 SHOWN_EDGE = 896
+MASK_EDGE = 512  # of a mask that was painted; a hand is no surer
 GREY = (127, 127, 127)  # the middle of what a model takes: it says nothing
 
 
@@ -42,10 +44,21 @@ def painted(
     Discs are x, y and radius in shares of the picture's width. ValueError: see `read`.
     """
     image = read(path).copy()
-    pen = ImageDraw.Draw(image)
-    for x, y, radius in discs:
-        pen.circle((x * image.width, y * image.width), radius * image.width, fill=GREY)
+    _fill(image, discs, GREY)
     return kept(image, "png")
+
+
+def covered(
+    discs: Sequence[tuple[float, float, float]], size: tuple[int, int]
+) -> np.ndarray:
+    """What such discs cover of a picture of `size` (W, H), as a mask.
+
+    bool [rows, columns], the longer side MASK_EDGE.
+    """
+    scale = MASK_EDGE / max(size)
+    mask = Image.new("1", tuple(max(1, round(side * scale)) for side in size))
+    _fill(mask, discs, 1)
+    return np.asarray(mask)
 
 
 def kept(image: Image.Image, format: str) -> str:
@@ -63,3 +76,11 @@ def kept(image: Image.Image, format: str) -> str:
             part.write(content)
         os.replace(part.name, place)
     return str(place)
+
+
+def _fill(
+    image: Image.Image, discs: Sequence[tuple[float, float, float]], color: object
+) -> None:
+    pen = ImageDraw.Draw(image)
+    for x, y, radius in discs:
+        pen.circle((x * image.width, y * image.width), radius * image.width, fill=color)

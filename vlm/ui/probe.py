@@ -156,6 +156,7 @@ class _Ways:
 
         self._wants(scope.branch, self.branch, None, [wanted])
         self._wants(scope.paint, self.paint, None, [wanted])
+        self._wants(scope.mask, self.mask, None, [asked.prompt, wanted])
         self._wants(scope.region, self.region, controls, [asked.prompt, wanted])
         getattr(scope, "try")(self.another_try, None, scope, queue=False, **QUIET)
         if shelf:
@@ -216,6 +217,11 @@ class _Ways:
 
     def paint(self, event: gr.EventData) -> Again:
         return refusing(again.painted_over, self.store, event._data)
+
+    def mask(self, event: gr.EventData) -> tuple[str, Again]:
+        data = event._data
+        wanted = refusing(again.begun_by_mask, self.engines, self.store, data)
+        return wanted.ask.prompt, wanted
 
     def region(
         self, event: gr.EventData, image: str, _prompt: str, model: str, *how: Any

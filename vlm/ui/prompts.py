@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from dataclasses import dataclass
 
+from vlm.grounding import bin_of
+
 MAX_CHARACTERS = 512
 # Those of COCO-35L (arXiv:2205.12522), which PaliGemma has learnt to caption in.
 LANGUAGES = {
@@ -142,8 +144,23 @@ def respoken(prompt: str, code: str) -> str:
 
 def region(box: tuple[float, float, float, float]) -> str:
     """Asks what is in a box x1, y1, x2, y2, in shares of width and height."""
-    x1, y1, x2, y2 = (_place(share) for share in box)
+    x1, y1, x2, y2 = (bin_of(share, band=BAND) for share in box)
     return REGION.prompt(f"<loc{y1:04d}><loc{x1:04d}><loc{y2:04d}><loc{x2:04d}>")
+
+
+def segmenting(prompt: str) -> str:
+    """Asks for the masks of the things that a prompt asks for.
+
+    Raises:
+        ValueError: it asks for no thing.
+    """
+    task = of(prompt)
+    if task not in (DETECT, SEGMENT):
+        raise ValueError(
+            "A mask begins the answer to “segment”: ask to detect or segment something "
+            "first, then paint it."
+        )
+    return rephrased(prompt, SEGMENT) if task is DETECT else prompt
 
 
 def cleaned(prompt: object) -> str:
@@ -162,9 +179,3 @@ def visible(text: str) -> str:
     """The text in one line, composed (NFC), without what nobody can see."""
     text = " ".join(unicodedata.normalize("NFC", text).split())
     return "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
-
-
-def _place(share: float) -> int:
-    """The middle of the band of the 1024 places that an edge lies in."""
-    place = min(max(round(share * 1024), 0), 1023)
-    return place // BAND * BAND + BAND // 2

@@ -44,6 +44,7 @@ def empty(about: dict[str, Any], image: Image.Image | None = None) -> View:
         "start": "",
         "settings": None,
         "before": None,
+        "mask_iou": None,
     }
 
 

@@ -75,7 +75,7 @@ def tiny() -> Iterator[SimpleNamespace]:
 
 def test_what_is_public_has_a_name_and_says_what_it_does(client):
     named = client.view_api(return_format="dict")["named_endpoints"]
-    ours = {"/probe", "/detect", "/segment", "/attention", "/explain"}
+    ours = {"/probe", "/detect", "/segment", "/mask_tokens", "/attention", "/explain"}
     ours |= {"/logit_lens", "/knockout", "/faithfulness", "/patching", "/shuffled"}
     assert ours <= set(named) <= ours | {"/compare"}
     assert all(len(named[name]["description"]) > 60 for name in named)
@@ -135,6 +135,45 @@ def test_segment_gives_a_mask_as_large_as_the_picture(tiny, tmp_path):
         same = mask == nearest(known.mask, known.box, (500, 300))
         assert same.mean() > 0.99
         assert mask.any()
+
+
+def test_a_mask_becomes_tokens_that_can_begin_an_answer(tiny, tmp_path):
+    rows, columns = np.mgrid[:300, :500]
+    mask = ((columns - 300) / 120) ** 2 + ((rows - 180) / 70) ** 2 < 1
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    client = Client(tiny.url, verbose=False)
+    drawn = handle_file(tmp_path / "mask.png")
+    told = client.predict(drawn, api_name="/mask_tokens")
+    assert told["text"] == vlm.mask_tokens(mask, tiny.engine.masks.encode)
+    assert told["box"] == pytest.approx([180, 110, 420, 250], abs=1.5)
+    picture, prompt = handle_file(PENGUINS), "segment fish"
+    start = {"start": told["text"]}
+    said = client.predict(picture, prompt, **start, api_name="/probe")
+    assert said["text"].startswith(told["text"])
+    thing = said["objects"][0]
+    wide, high = Image.open(PENGUINS).size
+    scale = np.array([wide / 500, high / 300] * 2)
+    assert thing["box"] == pytest.approx(scale * told["box"], abs=0.2)
+    (found,) = vlm.objects(
+        tiny.engine.score(Image.open(PENGUINS), prompt, told["text"]),
+        (500, 300),
+        masks=tiny.engine.masks,
+    )
+    back = nearest(found.mask, found.box, (500, 300)) > 0
+    iou = (back & mask).sum() / (back | mask).sum()
+    assert told["iou"] == pytest.approx(iou, abs=0.02)
+    assert iou > 0.9
+
+
+def test_the_mask_that_segment_gives_is_taken_back(tiny, tmp_path):
+    client = Client(tiny.url, verbose=False)
+    asked = handle_file(PENGUINS), "fish"
+    (thing,) = client.predict(*asked, api_name="/segment")["objects"]
+    Image.fromarray(opened(thing["mask"])).save(tmp_path / "fish.png")
+    drawn = handle_file(tmp_path / "fish.png")
+    told = client.predict(drawn, api_name="/mask_tokens")
+    assert vlm.grounding.overlap(told["box"], thing["box"]) > 0.85
+    assert told["iou"] > 0.9
 
 
 def test_the_mask_of_a_huge_picture_is_bounded_and_keeps_its_proportions():
@@ -308,6 +347,8 @@ def test_a_model_is_chosen_by_its_name(client):
         ("/detect", {"things": ["cat"]}, "Say what to look for"),
         ("/segment", {"things": "cat", "max_tokens": 513}, "from 1 to 512"),
         ("/segment", {"things": "cat", "image": None}, "Choose a picture first"),
+        ("/mask_tokens", {}, "fake came without an encoder of masks"),
+        ("/mask_tokens", {"model": "third"}, "no model 'third'"),
         ("/attention", {"prompt": "nothing"}, "no token to look at"),
         ("/attention", {"prompt": "caption en", "token": 99}, "token is 99"),
         ("/attention", {"prompt": "caption en", "layer": 4}, "from 0 to 3"),
@@ -321,7 +362,8 @@ def test_a_model_is_chosen_by_its_name(client):
     ],
 )
 def test_what_cannot_be_asked_is_told(client, endpoint, options, message):
-    asked = {"image": handle_file(PICTURE), **options}
+    name = "mask" if endpoint == "/mask_tokens" else "image"
+    asked = {name: handle_file(PICTURE), **options}
     with pytest.raises(AppError, match=message):
         client.predict(**asked, api_name=endpoint)
 

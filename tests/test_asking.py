@@ -413,6 +413,7 @@ def test_what_is_painted_begins_the_answer_as_a_mask(tiny, store):
     assert end["mask_iou"] == pytest.approx(iou, abs=0.02)
     assert iou > 0.9
     assert store.get(end["run"]).view["mask_iou"] == end["mask_iou"]
+    assert type(end["mask_iou"]) is float  # or it would be sent as text
 
 
 def view_mask(url: str, box: list[float], size: int) -> np.ndarray:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from fake_engine import FakeEngine
 from pages import (
@@ -385,6 +387,104 @@ def test_patches_are_painted_by_keys(page):
     expect(page.locator("#scope .change .verdict")).to_contain_text("likely")
 
 
+# --- a mask --------------------------------------------------------------------------
+
+
+def as_mask(page: Page) -> Locator:
+    return page.locator("#scope .easel").get_by_role("button", name="As a mask")
+
+
+def pixel(page: Page, x: float, y: float) -> np.ndarray:
+    """What the stage shows at a share of the picture's width and height."""
+    heat(page)  # all is drawn
+    left, top = spot(page, x, y)
+    color = page.locator("#scope .stage canvas").evaluate(
+        """(canvas, [left, top]) => {
+          const bounds = canvas.getBoundingClientRect();
+          const scale = canvas.width / bounds.width;
+          const at = [(left - bounds.x) * scale, (top - bounds.y) * scale];
+          return [...canvas.getContext("2d").getImageData(...at, 1, 1).data];
+        }""",
+        [left, top],
+    )
+    return np.array(color[:3], int)
+
+
+def test_what_is_painted_begins_the_answer_as_a_mask_and_is_drawn(true_page):
+    page = true_page
+    answered(page, "detect fish")
+    before = run_of(page)
+    tool(page, "paint").click()
+    page.locator("#scope .easel input").fill("20")
+    drag(page, (0.5, 0.82), (0.64, 0.82))
+    as_mask(page).click()
+    ready(page, before)
+    expect(prompt_of(page)).to_have_value("segment fish")
+    given = page.locator("#scope .chip.given")
+    expect(given).to_have_count(20)
+    pieces = given.all_inner_texts()
+    assert all(piece.startswith("<loc") for piece in pieces[:4])
+    assert all(piece.startswith("<seg") for piece in pieces[4:])
+    expect(given.last).to_have_attribute("title", re.compile("given, probability"))
+    expect(page.locator("#scope .chip.said:not(.given)").first).to_have_text("·fish")
+    expect(page.locator("#scope .state")).to_contain_text("begins with your mask")
+    note = page.locator("#scope .objects small").first
+    expect(note).to_have_text(re.compile(r"yours: IoU 0\.9\d"))
+    page.locator("#scope .heat input").fill("0")
+    page.mouse.move(5, 5)
+    inside, corner = (0.57, 0.82), (0.3, 0.3)
+    drawn = [pixel(page, *place) for place in (inside, corner)]
+    page.locator("#scope .objects .eye").first.click()
+    page.mouse.move(5, 5)
+    bare = [pixel(page, *place) for place in (inside, corner)]
+    # Okabe and Ito's orange, over what is there
+    assert drawn[0] == pytest.approx(0.45 * bare[0] + 0.55 * ORANGE, abs=12)
+    assert (drawn[1] == bare[1]).all()
+    answered(page, "segment fish")
+    expect(note).to_have_text("")
+    expect(page.locator("#scope .state")).to_have_text("")
+
+
+ORANGE = np.array([0xE6, 0x9F, 0x00])
+
+
+def test_a_mask_is_made_by_keys(true_page):
+    page = true_page
+    answered(page, "segment fish")
+    before = run_of(page)
+    tool(page, "paint").focus()
+    page.keyboard.press("Space")
+    for key in ("Enter", "ArrowDown", "ArrowDown", "ArrowRight", "Space"):
+        page.keyboard.press(key)
+    for _ in range(3):  # size of the brush, Clear
+        page.keyboard.press("Tab")
+    expect(as_mask(page)).to_be_focused()
+    page.keyboard.press("Enter")
+    ready(page, before)
+    expect(page.locator("#scope .chip.given")).to_have_count(20)
+
+
+def test_a_mask_that_cannot_be_is_told_and_the_paint_stays(page):
+    answered(page, "caption en")
+    before = run_of(page)
+    tool(page, "paint").click()
+    as_mask(page).click()
+    expect(page.locator("#scope .say")).to_have_text("Paint over something first.")
+    drag(page, (0.3, 0.3), (0.7, 0.4))
+    as_mask(page).click()
+    told = page.get_by_text("ask to detect or segment something first").first
+    expect(told).to_be_visible(timeout=QUICK)
+    page.get_by_role("button", name="Ask again").click()
+    ready(page, before)
+    answered(page, "detect cat")
+    tool(page, "paint").click()
+    drag(page, (0.3, 0.3), (0.7, 0.4))
+    as_mask(page).click()
+    told = page.get_by_text("fake came without an encoder of masks").first
+    expect(told).to_be_visible(timeout=QUICK)
+    expect(prompt_of(page)).to_have_value("detect cat")
+
+
 # --- branches ------------------------------------------------------------------------
 
 
@@ -507,8 +607,11 @@ def test_tools_are_large_enough_for_a_thumb_and_fit_on_a_phone(phone):
         box = tool(phone, name).bounding_box()
         assert min(box["width"], box["height"]) >= 32
     tool(phone, "paint").click()
+    easel = phone.locator("#scope .easel").bounding_box()
     for each in phone.locator("#scope .easel").get_by_role("button").all():
-        assert each.bounding_box()["height"] >= 32
+        box = each.bounding_box()
+        assert box["height"] >= 32
+        assert box["x"] + box["width"] < easel["x"] + easel["width"] <= 390
     assert phone.evaluate("document.documentElement.scrollWidth") == 390
 
 

@@ -12,15 +12,17 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from vlm.ui import view
+from vlm.ui import pictures, view
 from vlm.ui.api_try import Try
 from vlm.ui.api_why import Why
 from vlm.ui.asking import MAX_TOKENS, STYLES
-from vlm.ui.callers import Caller, last
+from vlm.ui.callers import Caller, last, named, sent
+from vlm.ui.masked import masked
 from vlm.ui.models import Models
 from vlm.ui.refusing import refusing, refusing_all
 from vlm.ui.replies import (
     Detected,
+    MaskTokens,
     Probed,
     Segmented,
     probed,
@@ -36,6 +38,7 @@ def build(engines: Models) -> None:
         api.probe,
         api.detect,
         api.segment,
+        api.mask_tokens,
         why.attention,
         why.explain,
         trial.logit_lens,
@@ -157,6 +160,30 @@ class Api(Caller):
             {**thing(each), "mask": whole_mask(each, size)} for each in now["objects"]
         ]
         return {"objects": objects, "text": now["text"], "cut": now["cut"]}
+
+    def mask_tokens(self, mask: gr.FileData, model: str = "") -> MaskTokens:
+        """A mask as the tokens that PaliGemma would write for it: the way back.
+
+        The text, 4 <loc> and 16 <seg>, can be the `start` of an answer to "segment
+        cat", to ask a model what it thinks of this mask. Places are in 1/1024 of a
+        side. What 16 codes keep of the mask is told as intersection over union, `iou`.
+
+        Parameters:
+            mask: a picture of the picture's proportions: white is the thing, black not
+            model: its name, if several are loaded; the first one if left out
+
+        Returns:
+            the text, the box that it tells, in pixels of the mask, and the iou
+        """
+        return refusing(self._mask_tokens, mask, model)
+
+    def _mask_tokens(self, mask: Any, model: str) -> MaskTokens:
+        engine = self._engines[named(self._engines, model)]
+        picture = pictures.read(sent(mask))
+        said = masked(engine, pictures.white(picture))
+        edges = zip(said.box, picture.size * 2, strict=True)
+        box = [round(share * side, 1) for share, side in edges]
+        return {"text": said.text, "box": box, "iou": said.iou}
 
     def _found(
         self, image: Any, task: str, things: str, max_tokens: int, model: str

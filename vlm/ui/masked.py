@@ -13,7 +13,7 @@ import numpy as np
 
 import vlm
 from vlm.grounding import BINS
-from vlm.tiny.metrics import mask_overlap, paste
+from vlm.metrics import mask_overlap, paste
 
 
 @dataclass(frozen=True)
@@ -52,4 +52,4 @@ def masked(engine: Any, mask: np.ndarray, *, band: int = 1) -> Masked:
     size = mask.shape[::-1]
     edges = [share * size[i % 2] for i, share in enumerate(box)]
     kept = paste(engine.masks(codes), edges, size)
-    return Masked(text, box, round(mask_overlap(mask, kept), 3))
+    return Masked(text, box, round(float(mask_overlap(mask, kept)), 3))

@@ -50,7 +50,7 @@ function fillObject(row, { label, box, confidence, duplicate }, index) {
 // The first object is the mask that the answer was begun with.
 function maskNote(index) {
   const { mask_iou: iou } = state.value;
-  return index || iou === null ? "" : `your mask, IoU ${iou.toFixed(2)}`;
+  return index || iou === null ? "" : `yours: IoU ${iou.toFixed(2)}`;
 }
 
 function showObject(index, shown) {

@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 from vlm import picture_file
 
 SHOWN_EDGE = 896
-MASK_EDGE = 512  # of a mask that was painted; a hand is no surer
+MASK_EDGE = 2048  # pixels of a mask's longer side
+PAINTED_EDGE = 512  # the same of one that was painted: a hand is no surer
 GREY = (127, 127, 127)  # the middle of what a model takes: it says nothing
 
 
@@ -53,12 +54,19 @@ def covered(
 ) -> np.ndarray:
     """What such discs cover of a picture of `size` (W, H), as a mask.
 
-    bool [rows, columns], the longer side MASK_EDGE.
+    bool [rows, columns], the longer side PAINTED_EDGE.
     """
-    scale = MASK_EDGE / max(size)
+    scale = PAINTED_EDGE / max(size)
     mask = Image.new("1", tuple(max(1, round(side * scale)) for side in size))
     _fill(mask, discs, 1)
     return np.asarray(mask)
+
+
+def white(image: Image.Image) -> np.ndarray:
+    """The mask that is white in a picture: bool [H, W], MASK_EDGE at most."""
+    grey = image.convert("L")
+    grey.thumbnail((MASK_EDGE, MASK_EDGE), Image.Resampling.BOX)
+    return np.asarray(grey) >= 128
 
 
 def kept(image: Image.Image, format: str) -> str:

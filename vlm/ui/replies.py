@@ -9,9 +9,9 @@ from PIL import Image
 
 from vlm.metrics import paste
 from vlm.ui import view
+from vlm.ui.pictures import MASK_EDGE
 
 MAX_NUMBERS = 1_000_000  # sent at once: about 10 MB of JSON
-MASK_EDGE = 2048  # pixels of the longer side
 
 
 class Token(TypedDict):
@@ -52,6 +52,12 @@ class Segmented(TypedDict):
     objects: list[MaskedThing]
     text: str
     cut: bool
+
+
+class MaskTokens(TypedDict):
+    text: str
+    box: list[float]
+    iou: float
 
 
 class Attended(TypedDict):

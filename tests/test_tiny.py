@@ -85,8 +85,11 @@ def test_the_embedded_checkpoint_needs_no_network(tmp_path: Path) -> None:
         "from PIL import Image\n"
         f"engine = vlm.load({str(TINY)!r}, device='cpu')\n"
         "print(engine.generate(Image.new('RGB', (64, 64)), 'caption en').text)\n"
+        f"vlm.load_pair({str(PAIR)!r}, device='cpu')\n"
         "assert 'transformers' not in sys.modules\n"
         "assert 'gradio' not in sys.modules\n"
+        # torch's compiler: 800 modules, 70 MB
+        "assert 'torch._dynamo' not in sys.modules\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -106,7 +106,7 @@ def load_model(
         del stored[HEAD]
     tied = HEAD not in stored
     config = replace(config, decoder=replace(config.decoder, tied_head=tied))
-    with torch.device("meta"):
+    with torch.device("meta"), weights.Undrawn():
         model = PaliGemma(config).requires_grad_(False)  # ZeroGPU forgets it later
     back = hub.rows(post_norms=post_norms, back=True)
     weights.check(stored, named(model), folder, back=back)

@@ -63,7 +63,7 @@ def load_model(
     Raises:
         ValueError: files, config, image tower and device do not go together.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), weights.Undrawn():
         model = PairModel(config).requires_grad_(False)  # ZeroGPU forgets it later
     wanted = model.state_dict()
     table = SIGLIP if config.biased else CLIP

@@ -75,7 +75,7 @@ class VisionTower(nn.Module):
         )
         self.class_token = None
         if config.class_token:
-            self.class_token = nn.Parameter(torch.randn(width) * width**-0.5)
+            self.class_token = drawn(width)
         self.positions = nn.Embedding(config.positions, width)
         self.front_norm = nn.Identity()
         if config.front_norm:
@@ -101,7 +101,7 @@ class AttentionPool(nn.Module):
         width = config.width
         self.heads = config.heads
         self.scale = (width // config.heads) ** -0.5
-        self.probe = nn.Parameter(torch.randn(1, 1, width) * width**-0.5)
+        self.probe = drawn(1, 1, width)
         self.qkv = nn.Linear(width, 3 * width)  # in one, as the files hold it
         self.out = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=config.eps)
@@ -211,3 +211,8 @@ class EncoderAttention(nn.Module):
         rule = {"mask": mask, "scale": self.scale}
         show(Weights(partial(attention_weights, **rule), q, k))
         return self.out(attention(q, k, v, **rule).transpose(1, 2).flatten(2))
+
+
+def drawn(*shape: int) -> nn.Parameter:
+    """A first value whose length is about one."""
+    return nn.Parameter(nn.init.normal_(torch.empty(*shape), std=shape[-1] ** -0.5))

@@ -127,8 +127,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--model",
         action="append",
-        help="a folder or a Hub name, such as google/paligemma2-3b-mix-224; give it "
-        "again for one more to compare with; the embedded model if left out",
+        help="a folder or a Hub name, such as google/paligemma2-3b-mix-224, or "
+        "NAME@REVISION; give it again for one more to compare with; the embedded model "
+        "if left out",
     )
     parser.add_argument(
         "--pair",

@@ -136,8 +136,15 @@ def test_a_revision_is_fetched_by_its_name_or_commit(
     assert load(revision="bfloat16").config == pairs["gemma2"].engine.config
     assert load().config == pairs["gemma"].engine.config
     assert load(revision=commit(second)).config == pairs["gemma2"].engine.config
+    engine = load(f"{NAME}@bfloat16")
+    assert engine.config == pairs["gemma2"].engine.config
+    assert engine.name == f"{NAME}@bfloat16"
+    assert load(f"{NAME}@bfloat16", revision="main").config == load().config
     told = refusal(revision="float17")
     assert "has no revision 'float17'" in told and "/tree/main lists" in told
+    assert refusal(f"{NAME}@float17") == told
+    for wrong in ("@", "@../../evil", "@a/b", "@@main"):
+        assert "neither a folder here nor a Hub name" in refusal(NAME + wrong)
 
 
 def test_the_token_goes_to_the_hub_and_not_to_its_storage(

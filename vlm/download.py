@@ -39,6 +39,7 @@ def download(
     Where the Hub cannot be asked, it is the copy that is here, if that is complete.
 
     Args:
+        name: owner/name, or owner/name@revision where no revision is given.
         progress: told in words what is being done, by the calling thread. None: bars
             are drawn where there is a terminal.
         check: raises ValueError where a folder's config.json is of no use; asked
@@ -46,12 +47,14 @@ def download(
     Raises:
         ValueError: it cannot be had; the text says what to do.
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    found = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@(\w[\w.-]*))?", name)
+    if not found:
         raise ValueError(
             f"{name!r} is neither a folder here nor a Hub name such as {EXAMPLE}"
         )
+    name, branch = found.groups()
     tell = progress or (lambda words: None)
-    revision = revision or constants.DEFAULT_REVISION
+    revision = revision or branch or constants.DEFAULT_REVISION
     copy = complete_copy(name, revision)
 
     def ask() -> ModelInfo:

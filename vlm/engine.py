@@ -60,7 +60,8 @@ def load(
     fetches it.
 
     Args:
-        source: a folder, or a Hub name such as "google/paligemma2-3b-mix-224".
+        source: a folder, or a Hub name such as "google/paligemma2-3b-mix-224", and
+            "@" with a revision behind it if that is not given otherwise.
         device: "auto" takes the GPU where there is one, spreads a model that is too
             large over several, and leaves on the CPU what does not fit.
         dtype: a torch dtype or its name; "auto" keeps what the files hold, except

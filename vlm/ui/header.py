@@ -91,11 +91,14 @@ def rows() -> list[dict[str, Any]]:
 
 def _row(checkpoint: Checkpoint, memory: Memory) -> dict[str, Any]:
     size = checkpoint.bytes()
+    others = [f"@{name}" for name in checkpoint.dtypes if name != "main"]
+    half = figures.size(checkpoint.bytes("bfloat16")) if others else ""
     pictures = "" if checkpoint.images == 1 else f", {checkpoint.images} pictures"
     return {
         "name": checkpoint.name,
         "size": f"{checkpoint.resolution} px · {figures.short(checkpoint.parameters)} "
-        f"parameters · {figures.size(size)} ({checkpoint.dtypes['main']})",
+        f"parameters · {figures.size(size)} ({checkpoint.dtypes['main']})"
+        + (f", {half} as {' or '.join(others)}" if others else ""),
         "does": f"{checkpoint.does}{pictures}",
         "prompts": list(checkpoint.prompts),
         "fit": memory.fit(size),

@@ -141,6 +141,13 @@ def random_model(
         image_token_index=image,
         **{"bos_token_id": BOS, "eos_token_id": 1, "pad_token_id": 0, **top},
     )
+    return filled(config, seed, strength=strength)
+
+
+def filled(
+    config: transformers.PaliGemmaConfig, seed: int = 3, *, strength: float = 1.7
+) -> transformers.PaliGemmaForConditionalGeneration:
+    """A model of random weights."""
     model = transformers.PaliGemmaForConditionalGeneration(config)
     dice = torch.Generator().manual_seed(seed)
     for key, weight in model.named_parameters():
@@ -153,7 +160,7 @@ def random_model(
             noise = 0.3 * noise + float("layer_norm" in key and "weight" in key)
         weight.data.copy_(noise)
     # transformers cannot go on behind a generated <image>.
-    model.lm_head.weight.data[image] = 0
+    model.lm_head.weight.data[config.image_token_index] = 0
     return model
 
 
@@ -162,11 +169,13 @@ def write(folder: Path, model: torch.nn.Module, **how: Any) -> Path:
     return folder
 
 
-def read(folder: Path) -> transformers.PaliGemmaForConditionalGeneration:
+def read(
+    folder: Path, attention: str | dict[str, str] = "eager"
+) -> transformers.PaliGemmaForConditionalGeneration:
     """As transformers reads it; a wrong key is an error here too."""
     model, report = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
         folder,
-        attn_implementation="eager",
+        attn_implementation=attention,
         dtype=torch.float32,
         output_loading_info=True,
     )

@@ -11,102 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from oracle import Case, as_transformers_reads, load
+from published_configs import SECOND, published
 
 from vlm import checkpoint, hub
 from vlm.config import PaliGemmaConfig
 from vlm.paligemma import PaliGemma
 from vlm.published import CHECKPOINTS
-
-PAST = {"torch_dtype": "float32", "transformers_version": "4.41.0.dev0"}
-VISION = {
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "model_type": "siglip_vision_model",
-    "num_attention_heads": 16,
-    "num_hidden_layers": 27,
-    "patch_size": 14,
-    "vision_use_head": False,
-}
-
-
-def paligemma(size: int) -> dict:
-    """As published: what is default is left out, 224 pixels too."""
-    tokens = (size // 14) ** 2
-    return {
-        "architectures": ["PaliGemmaForConditionalGeneration"],
-        "bos_token_id": 2,
-        "eos_token_id": 1,
-        "pad_token_id": 0,
-        "hidden_size": 2048,
-        "ignore_index": -100,
-        "image_token_index": 257152,
-        "model_type": "paligemma",
-        "projection_dim": 2048,
-        "_vocab_size": 257152,
-        "text_config": {
-            "hidden_size": 2048,
-            "intermediate_size": 16384,
-            "model_type": "gemma",
-            "num_attention_heads": 8,
-            "num_hidden_layers": 18,
-            "num_image_tokens": tokens,
-            "num_key_value_heads": 1,
-            "vocab_size": 257216,
-        },
-        "vision_config": {
-            **VISION,
-            "num_image_tokens": tokens,
-            "projection_dim": 2048,
-            "projector_hidden_act": "gelu_fast",
-            **({} if size == 224 else {"image_size": size}),
-        },
-        **PAST,
-    }
-
-
-SECOND = {
-    "paligemma2-3b": (2304, 26, 9216, 8, 4, 256, 256),
-    "paligemma2-10b": (3584, 42, 14336, 16, 8, 256, 256),
-    "paligemma2-28b": (4608, 46, 36864, 32, 16, 128, 144),
-}
-
-
-def paligemma2(name: str, size: int) -> dict:
-    width, depth, mlp, heads, kv_heads, head_size, scalar = SECOND[name]
-    first = paligemma(size)
-    return {
-        **first,
-        "projection_dim": width,
-        "num_hidden_layers": depth,
-        "text_config": {
-            "attn_logit_softcapping": 50.0,
-            "cache_implementation": "hybrid",
-            "eos_token_id": [1, 107],
-            "bos_token_id": 2,
-            "final_logit_softcapping": 30.0,
-            "hidden_act": "gelu_pytorch_tanh",
-            "hidden_activation": "gelu_pytorch_tanh",
-            "hidden_size": width,
-            "intermediate_size": mlp,
-            "model_type": "gemma2",
-            "num_attention_heads": heads,
-            "num_hidden_layers": depth,
-            "num_image_tokens": (size // 14) ** 2,
-            "num_key_value_heads": kv_heads,
-            "query_pre_attn_scalar": scalar,
-            "rms_norm_eps": 1e-06,
-            "rope_theta": 10000.0,
-            "sliding_window": 4096,
-            "vocab_size": 257216,
-            **({} if head_size == 256 else {"head_dim": head_size}),
-        },
-        "vision_config": {**first["vision_config"], "projection_dim": width},
-    }
-
-
-def published(name: str, size: int) -> dict:
-    return paligemma(size) if name == "paligemma-3b" else paligemma2(name, size)
-
+from vlm.weights import Undrawn
 
 SPARSE = {
     "nothing": {},
@@ -156,12 +67,19 @@ def tensors_of(name: str, size: int) -> dict[str, tuple[int, ...]]:
     return tensors | {places: ((size // 14) ** 2, 1152)}
 
 
+def mapped(config: PaliGemmaConfig) -> PaliGemma:
+    """The model at full size, of which no number is in memory."""
+    with torch.device("meta"), Undrawn():
+        model = PaliGemma(config)
+    assert all(tensor.is_meta for tensor in model.state_dict().values())
+    return model
+
+
 @pytest.mark.parametrize("size", [224, 448, 896])
 @pytest.mark.parametrize("name", PUBLISHED["tensors"])
 def test_published_checkpoints_fit_tensor_by_tensor(name: str, size: int):
     config = PaliGemmaConfig.from_hf(published(name, size))
-    with torch.device("meta"):
-        model = PaliGemma(config)
+    model = mapped(config)
     count, parameters = PUBLISHED["counts"][f"{name}-{size}"]
     assert sum(p.numel() for p in model.parameters()) == parameters
 
@@ -206,31 +124,38 @@ def write_zeros(path: Path, header: dict) -> None:
         file.truncate(8 + len(text) + end)
 
 
+SIZES = ("paligemma-3b", *SECOND)
+RESOLUTIONS = (224, 448, 896)
+
+
 def test_no_checkpoint_is_named_twice_and_names_tell_the_resolution():
     names = [each.name for each in CHECKPOINTS]
     assert len(set(names)) == len(names) > 70
     for each in CHECKPOINTS:
-        assert each.name.startswith("google/paligemma")
+        assert each.name.startswith(tuple(f"google/{size}-" for size in SIZES))
+        assert each.resolution in RESOLUTIONS
         assert each.name.endswith(f"-{each.resolution}")
         assert f"-{each.kind}-" in each.name
         assert each.does and each.prompts
 
 
-@pytest.mark.parametrize("resolution", [224, 448, 896])
-@pytest.mark.parametrize(
-    "size", ["paligemma-3b", "paligemma2-3b", "paligemma2-10b", "paligemma2-28b"]
-)
-def test_sizes_are_those_of_the_model_that_the_config_builds(size, resolution):
-    first = size == "paligemma-3b"
-    raw = paligemma(resolution) if first else paligemma2(size, resolution)
-    with torch.device("meta"):
-        model = PaliGemma(PaliGemmaConfig.from_hf(raw))
-    count = sum(math.prod(tensor.shape) for tensor in checkpoint.named(model).values())
-    assert hub.EMBEDDING in checkpoint.named(model)
-    (pretrained,) = (
-        each for each in CHECKPOINTS if each.name == f"google/{size}-pt-{resolution}"
-    )
-    assert pretrained.parameters == count
-    assert pretrained.bytes() == count * (4 if first else 2)
-    if first:
-        assert pretrained.bytes("bfloat16") == 2 * count
+@pytest.mark.parametrize("resolution", RESOLUTIONS)
+@pytest.mark.parametrize("size", SIZES)
+def test_each_entry_has_the_size_of_the_model_that_its_config_builds(size, resolution):
+    model = mapped(PaliGemmaConfig.from_hf(published(size, resolution)))
+    tensors = checkpoint.named(model)
+    assert hub.EMBEDDING in tensors and hub.HEAD not in tensors
+    count = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    entries = [
+        each
+        for each in CHECKPOINTS
+        if each.name.startswith(f"google/{size}-") and each.resolution == resolution
+    ]
+    assert f"google/{size}-pt-{resolution}" in [each.name for each in entries]
+    for each in entries:
+        assert each.parameters == count, each.name
+        if size == "paligemma-3b":
+            assert each.bytes() == 4 * count
+            assert each.bytes("bfloat16") == each.bytes("float16") == 2 * count
+        else:
+            assert each.bytes() == 2 * count

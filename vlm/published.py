@@ -3,9 +3,12 @@
     for checkpoint in CHECKPOINTS:
         print(checkpoint.name, checkpoint.resolution, checkpoint.bytes())
 
-Written down by hand after the papers (arXiv:2407.07726, arXiv:2412.03555); the Hub is
-not asked, and not every fine-tuned name and resolution has been looked up there. One
-that does not exist is refused with a sentence when it is chosen.
+Written down by hand: resolutions after the papers (arXiv:2407.07726, arXiv:2412.03555)
+and the results in big_vision's configs/proj/paligemma/README.md, names after Google's
+collections on the Hub, prompts after the training configs in transfers/ beside that
+README. The Hub itself is not asked. Those configs tell nothing of the two ft-docci,
+which are asked as their users do. A name that does not exist is refused with a sentence
+when it is chosen.
 """
 
 from __future__ import annotations
@@ -62,29 +65,32 @@ PARAMETERS = {
     "paligemma2-28b": 27_650_487_024,
 }
 CAPTION, ANSWER, BARE = ("caption en",), ("answer en QUESTION",), ("QUESTION",)
+# Choices stand between spaces and a tab. ScienceQA's lines end in a backslash and an n,
+# not in a new line: so the texts of its training were written.
+CHOICE = ("answer en QUESTION choose from: A \t B",)
+SCIENCE = (r"Question: QUESTION\nContext: HINT\nOptions: (A) ONE, (B) OTHER\nAnswer:",)
 # Of PaliGemma 1: resolutions, what it can do, and its own prompts.
 FINE_TUNED = {
-    "ai2d": ((224, 448), "questions about diagrams", ANSWER),
+    "ai2d": ((224, 448), "questions about diagrams, with choices", CHOICE),
     "aokvqa-da": ((224, 448), "questions that need knowledge", ANSWER),
-    "aokvqa-mc": ((224, 448), "the same, with choices given", ANSWER),
-    "chartqa": ((224, 448, 896), "questions about charts", BARE),
+    "aokvqa-mc": ((224, 448), "the same, with choices given", CHOICE),
     "coco35l": ((224, 448), "captions in 35 languages", ("caption de",)),
     "cococap": ((224, 448), "captions", CAPTION),
     "docvqa": ((224, 448, 896), "questions about documents", BARE),
     "gqa": ((224, 448), "questions about relations of things", ANSWER),
     "infovqa": ((224, 448, 896), "questions about infographics", ANSWER),
-    "nlvr2": ((224, 448), "is it true of two pictures?", ANSWER),
+    "nlvr2": ((224, 448), "is it true of two pictures?", ("answer en STATEMENT",)),
     "ocrvqa": ((224, 448, 896), "questions about book covers", ANSWER),
     "okvqa": ((224, 448), "questions that need knowledge", ANSWER),
     "refcoco-seg": ((224, 448, 896), "the mask of what is described", ("THING",)),
     "rsvqa-hr": ((224, 448), "questions about aerial pictures", ANSWER),
     "rsvqa-lr": ((224, 448), "questions about satellite pictures", ANSWER),
-    "science-qa": ((224, 448), "questions of school science", ANSWER),
+    "science-qa": ((224, 448), "questions of school science", SCIENCE),
     "scicap": ((224, 448), "captions of scientific figures", CAPTION),
     "screen2words": ((224, 448), "what a screen is for", CAPTION),
     "stvqa": ((224, 448, 896), "questions about text in pictures", ANSWER),
     "tallyqa": ((224, 448), "counting", ANSWER),
-    "textcaps": ((224, 448, 896), "captions that read the text", CAPTION),
+    "textcaps": ((224, 448), "captions that read the text", CAPTION),
     "textvqa": ((224, 448, 896), "questions about text in pictures", ANSWER),
     "vizwizvqa": ((224, 448), "questions of people who cannot see", ANSWER),
     "vqav2": ((224, 448), "questions about any picture", ANSWER),
@@ -109,6 +115,7 @@ def _checkpoint(
 
 ALL = "a bit of everything: try any prompt"
 BASE = "to be fine-tuned: knows the tasks, not chat"
+DOCCI = ("caption en", "describe en")
 CHECKPOINTS = (
     *(
         _checkpoint(size, "mix", resolution, "mix", ALL, MIXED)
@@ -121,9 +128,7 @@ CHECKPOINTS = (
         for resolution in (224, 448, 896)
     ),
     *(
-        _checkpoint(
-            size, "ft-docci", 448, "ft", "long, exact descriptions", ("describe en",)
-        )
+        _checkpoint(size, "ft-docci", 448, "ft", "long, exact descriptions", DOCCI)
         for size in ("paligemma2-3b", "paligemma2-10b")
     ),
     *(

@@ -5,7 +5,8 @@ Every tab is walked, in both themes, on a desktop and on a phone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from playwright.sync_api import Page, expect
 
 import vlm
 from vlm.probes import METHODS, TRIALS
+from vlm.ui.models import Models
 
 TINY = Path(__file__).parents[1] / "assets" / "tiny"
 GRAVE = ("serious", "critical")
@@ -161,6 +163,37 @@ def test_no_explanation_and_no_test_has_a_grave_finding(tried):
         found[name] = grave(tried)
         if tried.viewport_size["width"] < 760:
             found[f"{name}, small"] = tried.evaluate(SMALL, CONTROLS)
+    assert found == dict.fromkeys(found, [])
+
+
+def test_the_open_menu_has_no_grave_finding(browser, theme):
+    """With its list, a loading under way, and one that has failed."""
+    waiting = threading.Event()
+
+    def load(source: str, *, progress: Callable[[str], None]) -> FakeEngine:
+        while source == "slow" and not waiting.wait(0.05):
+            progress("Downloading: 1.00 of 4.00 GB")
+        if source == "broken":
+            raise ValueError("broken is broken. Choose another.")
+        return FakeEngine(name=source)
+
+    models = Models(load, ["first"], switching=True)
+    models.wait()
+    size = {"width": 1280, "height": 860}
+    with serve(models) as site:
+        for page in opened(site, browser, **size, color_scheme=theme):
+            page.click("#header button.model")
+            expect(page.locator("#header li").first).to_be_visible(timeout=QUICK)
+            found = {"open": grave(page)}
+            for source, line in (("broken", ".error"), ("slow", ".loading")):
+                page.fill("#menu-text", source)
+                page.click("#header .load")
+                shown = page.locator(f"#header {line}")
+                expect(shown).to_contain_text(source, timeout=PATIENT)
+                found[source] = grave(page)
+            page.fill("#menu-text", "paligemma2")
+            found["filtered"] = grave(page)
+            waiting.set()
     assert found == dict.fromkeys(found, [])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import shutil
 import threading
 import time
@@ -16,7 +17,17 @@ import pytest
 from fake_engine import FakeEngine
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from pages import PATIENT, PICTURE, QUICK, answered, ask, opened, ready, serve
+from pages import (
+    PATIENT,
+    PICTURE,
+    QUICK,
+    answered,
+    ask,
+    heat,
+    opened,
+    ready,
+    serve,
+)
 from playwright.sync_api import Browser, Page, expect
 
 import vlm
@@ -87,6 +98,7 @@ def test_every_published_checkpoint_is_listed_and_filtered(page):
     expect(rows).to_have_count(len(header.rows()))
     expect(rows.first).to_contain_text("google/paligemma-3b-mix-224")
     expect(rows.first).to_contain_text("224 px · 2.92 B parameters · 11.7 GB (float32)")
+    expect(rows.first).to_contain_text(", 5.85 GB as @bfloat16 or @float16")
     page.fill("#menu-text", "PALIGEMMA2 mix 448")
     expect(rows).to_have_count(3)
     page.fill("#menu-text", "refcoco")
@@ -115,6 +127,39 @@ def test_a_chosen_row_answers_and_nothing_of_the_first_is_left(site, page):
     page.get_by_role("tab", name="Inside").click()
     fact = page.locator("#inside [data-fact=model]").first
     expect(fact).to_have_text("google/paligemma2-3b-pt-224")
+
+
+def test_an_answer_whose_model_is_gone_is_looked_at_and_saved_but_not_asked_again(page):
+    gone = "first is no longer loaded, second answers here now. Press Run first."
+    answered(page, "detect cat ; dog")
+    load(page, "second")
+    expect_model(page, "second")
+    page.keyboard.press("Escape")
+    scope = page.locator("#scope .scope")
+    run = scope.get_attribute("data-ready")
+    text = page.locator("#scope .tokens").inner_text()
+    # Each of these asks the model that gave the answer.
+    for ask_again in (".why", ".try", ".branch:visible"):
+        page.click("#scope .chip[data-key=a4]")
+        page.locator(f"#scope {ask_again}").first.click()
+        told = page.get_by_test_id("toast-body")
+        expect(told).to_have_count(1)
+        expect(told).to_contain_text(gone)
+        page.get_by_test_id("toast-close").click()
+        expect(told).to_have_count(0)
+        expect(scope).not_to_have_attribute("data-busy", "true")
+        expect(scope).to_have_attribute("data-phase", "done")
+        assert page.locator("#scope .tokens").inner_text() == text
+    # What is kept needs no model.
+    before = heat(page)
+    page.click("#scope .chip[data-key=a9]")
+    assert heat(page) != before
+    page.click("#scope .save")
+    with page.expect_download() as saved:
+        page.click("#scope [data-save=json]")
+    view = json.loads(Path(saved.value.path()).read_text())["view"]
+    assert (view["model"], view["run"]) == ("first", run)
+    answered(page, "detect ball")
 
 
 def test_while_the_next_is_loaded_the_old_one_answers_and_is_freed(site, page):

@@ -176,6 +176,23 @@ def test_a_chip_keeps_the_language_and_what_was_named():
     assert to("Read text", "caption de") == "ocr"
 
 
+@pytest.mark.parametrize(
+    ("asked", "then"),
+    [
+        ("detect apple ; banana", "segment apple ; banana"),
+        ("segment apple", "segment apple"),
+    ],
+)
+def test_a_mask_is_one_of_what_was_asked_for(asked, then):
+    assert prompts.segmenting(asked) == then
+
+
+@pytest.mark.parametrize("asked", ["caption en", REGION, "answer en where?", "hello"])
+def test_a_mask_of_nothing_that_was_named_is_refused(asked):
+    with pytest.raises(ValueError, match="detect or segment something first"):
+        prompts.segmenting(asked)
+
+
 def test_another_language_is_put_where_the_old_one_stood():
     assert prompts.respoken("answer en how many?", "fr") == "answer fr how many?"
     assert prompts.respoken("caption", "fr") == "caption fr"

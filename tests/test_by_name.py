@@ -32,7 +32,7 @@ import transformers
 from gradio_client import Client, handle_file
 from hub_server import Answer, Asked, HubServer, sha256
 from oracle import filled, read
-from pages import PATIENT, PICTURE, QUICK, answered, opened
+from pages import EXAMPLES, PATIENT, PICTURE, QUICK, answered, opened
 from PIL import Image
 from playwright.sync_api import Browser, expect
 from published_configs import published
@@ -49,6 +49,7 @@ PIECES = 2213  # of that tokenizer; <image> comes behind them
 WIDTH, COUNT = 96, 12  # of the decoder; tokens of an answer
 SECONDS = 300  # a shared machine may be slow
 PROMPT = "detect cat ; dog"
+SHOWN = EXAMPLES / "penguins.webp"  # what is on a fresh page
 
 # Name and revision to what its config is made of, the weights' dtype, their shards.
 Published = tuple[str, int, torch.dtype, int]
@@ -163,7 +164,7 @@ def test_a_name_is_chosen_on_the_page_which_goes_on_answering_meanwhile(
             let_go.set()
             expect(name).to_have_text(WATCHED, timeout=PATIENT)
             answered(page, PROMPT)
-            ids, _ = answer_of(folder, PROMPT)
+            ids, _ = answer_of(folder, PROMPT, SHOWN)
             expect(page.locator("#scope .chip.said")).to_have_count(len(ids))
             page.click("#scope .save")
             with page.expect_download() as saved:
@@ -295,8 +296,10 @@ def write(folder: Path, tensors: dict[str, torch.Tensor], count: int) -> None:
 
 
 @torch.no_grad()
-def answer_of(folder: Path, prompt: str) -> tuple[list[int], list[float]]:
-    """What transformers says of the picture, greedily, and how probable each is."""
+def answer_of(
+    folder: Path, prompt: str, picture: Path = PICTURE
+) -> tuple[list[int], list[float]]:
+    """What transformers says of a picture, greedily, and how probable each is."""
     # Gemma 2's soft-cap is computed by eager attention only.
     model = read(folder, {"text_config": "eager", "vision_config": "sdpa"})
     config = model.config
@@ -307,7 +310,7 @@ def answer_of(folder: Path, prompt: str) -> tuple[list[int], list[float]]:
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
-    pixels = look(Image.open(PICTURE).convert("RGB"), return_tensors="pt")
+    pixels = look(Image.open(picture).convert("RGB"), return_tensors="pt")
     places = [config.image_token_index] * (side // 14) ** 2
     ids = torch.tensor([[*places, 2, *vocabulary().encode(f"{prompt}\n")]])
     made = model.generate(

@@ -140,11 +140,11 @@ def _colors(things: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _figures(row: Row) -> str:
-    figures = [f"{row['tokens']} tokens"]
+    figures = [f"{row['tokens']} token{'' if row['tokens'] == 1 else 's'}"]
     if row["confidence"] is not None:
         figures.append(f"confidence {row['confidence']:.2f}")
     if row["image_share"] is not None:
-        figures.append(f"{row['image_share']:.0%} of attention on the image")
+        figures.append(f"attention on the image {row['image_share']:.0%}")
     return " · ".join(figures)
 
 

@@ -19,7 +19,7 @@ FLOORS = (
     "paligemma",
     "failures hub image machine masks published samplers tokenizer",
     "caption weights",
-    "bpe framing mask_file picture_file snapshot",
+    "bpe framing mask_file picture_file snapshot video",
     "download",
     "checkpoint exact graphs grounding prefix quantize trace",
     "answer int8_file int8_mlp metrics",

@@ -18,6 +18,7 @@ from vlm.many import answers
 from vlm.samplers import Temperature, TopK, TopP, greedy
 from vlm.tap import Tap
 from vlm.trace import Trace
+from vlm.video import frames
 
 __all__ = [
     "Answer",
@@ -34,6 +35,7 @@ __all__ = [
     "anatomy",
     "answers",
     "clip_loss",
+    "frames",
     "greedy",
     "load",
     "load_pair",

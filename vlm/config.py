@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+POSITIONS = 8192  # of a Gemma, where its config does not say
+
 
 @dataclass(frozen=True)
 class PaliGemmaConfig:
@@ -143,7 +145,10 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class GemmaConfig:
-    """The decoder, both generations. `windows` has one entry per layer."""
+    """The decoder, both generations. `windows` has one entry per layer.
+
+    `positions`: so long is the longest sequence that it was made for.
+    """
 
     vocabulary: int
     width: int
@@ -160,6 +165,7 @@ class GemmaConfig:
     attention_bias: bool
     tied_head: bool
     windows: tuple[int | None, ...]
+    positions: int = POSITIONS
 
     @property
     def depth(self) -> int:
@@ -197,6 +203,7 @@ class GemmaConfig:
             attention_bias=raw.get("attention_bias", False),
             tied_head=tied_head,
             windows=_windows(raw) if second else (None,) * raw["num_hidden_layers"],
+            positions=raw.get("max_position_embeddings", POSITIONS),
         )
 
 

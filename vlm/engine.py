@@ -161,15 +161,23 @@ class Engine:
 
     @torch.no_grad()
     def look(
-        self, image: Image.Image, tap: Tap = LOOK_AWAY, *, keep: bool = True
+        self,
+        image: Image.Image | Sequence[Image.Image],
+        tap: Tap = LOOK_AWAY,
+        *,
+        keep: bool = True,
     ) -> Tensor:
-        """Image features [1, P, D]: vision tower and projector, once per image.
+        """Image features [1, images * P, D]: vision tower and projector.
 
-        They are kept by the image's content, least recently used first to go. A tap
-        that asks for the vision tower is shown a pass of its own. Without `keep` it is
-        as if nothing were kept: a picture that is asked about once, out of many, must
-        not push out the others.
+        Each image is looked at by itself, once: its features are kept by its content,
+        least recently used first to go. A tap that asks for the vision tower is shown
+        a pass of its own. Without `keep` it is as if nothing were kept: a picture that
+        is asked about once, out of many, must not push out the others.
         """
+        looks = [self._look(each, tap, keep) for each in self._images(image)]
+        return looks[0] if len(looks) == 1 else torch.cat(looks, dim=1)
+
+    def _look(self, image: Image.Image, tap: Tap, keep: bool) -> Tensor:
         watched = "vision" in tap.towers
         key = image_key(image) if keep else ""
         kept = None if watched or not keep else self.features.get(key)
@@ -200,7 +208,9 @@ class Engine:
         Closing the iterator ends the work and frees the cache.
 
         Args:
-            image: one, or several where the checkpoint was trained on several.
+            image: one, or several, as they are to be read: frames of a video, or two
+                that are compared. A checkpoint that was trained on one (all that are
+                not made for just that) answers poorly about several.
             answer: a forced start, as text or as ids. Its tokens are not yielded, but
                 they count: the first step's index is their number.
             echo: yield the tokens of the forced start too, each with the probability
@@ -210,7 +220,8 @@ class Engine:
             max_tokens: at most so many steps.
             tap: shown every pass.
         Raises:
-            ValueError: no image, an empty prompt, or max_tokens below one.
+            ValueError: no image, an empty prompt, max_tokens below one, or more than
+                the decoder has positions for.
         """
         images = self._images(image)
         if not prompt.strip():
@@ -218,9 +229,8 @@ class Engine:
         if max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens}; it must be at least 1")
         ends = frozenset(self.config.eos if stop is None else stop)
-        return self._stream(
-            images, prompt, answer, sampler, max_tokens, tap, ends, echo
-        )
+        sequence = self._sequence(len(images), prompt, answer)
+        return self._stream(images, sequence, sampler, max_tokens, tap, ends, echo)
 
     def score(
         self,
@@ -243,7 +253,11 @@ class Engine:
     def generate(
         self, image: Image.Image | Sequence[Image.Image], prompt: str, **how: Any
     ) -> Answer:
-        """The whole answer at once; arguments as those of `stream`."""
+        """The whole answer at once; arguments as those of `stream`.
+
+        An answer about several images does not say which of them a box is in: the
+        boxes are in pixels of the first.
+        """
         start = time.perf_counter()
         steps, first = [], None
         for step in self.stream(image, prompt, **how):
@@ -284,7 +298,7 @@ class Engine:
         ids, layout = self._sequence(len(images), prompt, answer)
         tap.layout(layout)
         if features is None:
-            features = self._features(images, tap, keep)
+            features = self.look(images, tap, keep=keep)
         text = layout.prompt + layout.forced
         with torch.set_grad_enabled(features.requires_grad):
             # All of the states, as a tap or an edit may be about any of them.
@@ -322,12 +336,6 @@ class Engine:
             bins=None if loc is None else bins.float().cpu().numpy(),
         )
 
-    def _features(
-        self, images: Sequence[Image.Image], tap: Tap, keep: bool = True
-    ) -> Tensor:
-        looks = [self.look(image, tap, keep=keep) for image in images]
-        return torch.cat(looks, dim=1)
-
     def _prefill(
         self, ids: list[int], layout: Layout, features: Tensor, **how: Any
     ) -> Tensor:
@@ -348,7 +356,7 @@ class Engine:
         if kept is not None:
             kept.show(tap)
             return kept
-        features = self._features(images, tap)
+        features = self.look(images, tap)
         decoder = self.config.decoder
         size = prefix_bytes(decoder, len(ids), features.element_size())
         worth = size <= self.prefixes.limit
@@ -371,15 +379,14 @@ class Engine:
     def _stream(
         self,
         images: Sequence[Image.Image],
-        prompt: str,
-        answer: str | Sequence[int],
+        sequence: tuple[list[int], Layout],
         sampler: Sampler,
         max_tokens: int,
         tap: Tap | None,
         ends: frozenset[int],
         echo: bool,
     ) -> Iterator[Step]:
-        ids, layout = self._sequence(len(images), prompt, answer)
+        ids, layout = sequence
         share = ImageShare()
         tap = share if tap is None else Taps(share, tap)
         tap.layout(layout)
@@ -450,6 +457,13 @@ class Engine:
             prompt=len(text),
             forced=len(forced),
         )
+        longest = self.config.decoder.positions
+        if (length := layout.prefix + layout.forced) > longest:
+            raise ValueError(
+                f"this decoder was made for {longest} positions, and {length} are "
+                f"needed: {layout.images} x {layout.grid**2} for images, {len(text)} "
+                f"for the prompt, {len(forced)} for the start of the answer"
+            )
         return [self.config.image_token] * layout.image + text + forced, layout
 
     def _answer_ids(self, answer: str | Sequence[int]) -> list[int]:

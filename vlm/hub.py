@@ -184,6 +184,7 @@ def _text_json(config: GemmaConfig) -> dict[str, Any]:
         "rope_theta": config.rope_base,
         "attention_bias": config.attention_bias,
         "tie_word_embeddings": config.tied_head,
+        "max_position_embeddings": config.positions,
     }
     if config.post_norms:
         kinds = ("full_attention", "sliding_attention")

@@ -106,7 +106,8 @@ class Layout:
     `layers` are the decoder's, `grid` is patches along a side, `prompt` and `forced`
     are numbers of tokens.
 
-    With 4 image tokens, a prompt of 3 ids and a forced start of 1 id:
+    Of several images one stands behind the other, and nothing between them. With 4
+    image tokens, a prompt of 3 ids and a forced start of 1 id:
 
         index     0  1  2  3 | 4    5       6  | 7       8 ...
         token     i  i  i  i | bos  detect  \\n | forced  generated ...
@@ -126,6 +127,16 @@ class Layout:
     @property
     def prefix(self) -> int:
         return self.image + self.prompt
+
+    def patches(self, image: int) -> slice:
+        """The positions of one image's patches, row by row.
+
+        Raises:
+            ValueError: there is no such image.
+        """
+        if not 0 <= image < self.images:
+            raise ValueError(f"image {image} of {self.images} was asked for")
+        return slice(image * self.grid**2, (image + 1) * self.grid**2)
 
 
 LOOK_AWAY = Tap()

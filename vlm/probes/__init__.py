@@ -28,7 +28,8 @@ from vlm.probes.methods import METHODS, Method
 from vlm.probes.news import News
 from vlm.probes.occlusion import covered, occluding, occlusion
 from vlm.probes.patching import Noise, activation_patching
-from vlm.probes.relevancy import gradient_attention, on_image, relevancy
+from vlm.probes.positions import on_image
+from vlm.probes.relevancy import gradient_attention, relevancy
 from vlm.probes.rollout import rollout
 from vlm.probes.sanity import rank_correlation, shuffled
 from vlm.probes.scores import (

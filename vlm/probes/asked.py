@@ -15,7 +15,7 @@ from vlm.tap import Layout
 
 @dataclass(frozen=True)
 class Asked:
-    """One image, a prompt, and an answer, given or made: its token ids.
+    """An image or several, a prompt, and an answer, given or made: its token ids.
 
         steps = list(engine.stream(image, "detect cat"))
         asked = Asked(engine, image, "detect cat", tuple(s.token for s in steps))
@@ -23,12 +23,28 @@ class Asked:
 
     A probe of answer token `index` runs one teacher-forced pass over the image, the
     prompt and the tokens before it.
+
+    Attributes:
+        focus: which of several images is asked about: maps on patches are of it, and
+            what is covered, cut or noted as a patch is so in it alone.
+    Raises:
+        ValueError: there is no such image.
     """
 
     engine: Engine
-    image: Image.Image
+    image: Image.Image | Sequence[Image.Image]
     prompt: str
     answer: tuple[int, ...]
+    focus: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.focus < (count := len(self.images)):
+            raise ValueError(f"image {self.focus} of {count} was asked for")
+
+    @property
+    def images(self) -> tuple[Image.Image, ...]:
+        one = isinstance(self.image, Image.Image)
+        return (self.image,) if one else tuple(self.image)
 
     def logits(self, index: int, **how: Any) -> Tensor:
         """float32 [V] at the row that leads to answer token `index`.
@@ -70,12 +86,15 @@ class Asked:
         config = self.engine.config
         return Layout(
             layers=config.decoder.depth,
-            images=1,
+            images=len(self.images),
             grid=config.vision.grid,
             prompt=len(self.engine.ids(self.prompt)),
             forced=index,
         )
 
     def of(self, image: Image.Image) -> Asked:
-        """The same, asked about another image."""
-        return replace(self, image=image)
+        """The same, asked about another image in place of the one in focus."""
+        if isinstance(self.image, Image.Image):
+            return replace(self, image=image)
+        before, after = self.images[: self.focus], self.images[self.focus + 1 :]
+        return replace(self, image=(*before, image, *after))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vlm.probes.positions import on_image
 from vlm.tap import Layout
 from vlm.trace import Trace
 
@@ -22,18 +23,24 @@ def image_attention(
 ) -> Tensor:
     """How much the row that led to answer token `index` looked at each patch.
 
+    Args:
+        layer: one of those that the trace keeps, -1 for the last; None for all.
+        image: which of them, where several were asked about.
     Returns:
-        float32 [layers, heads, rows, columns], or [heads, rows, columns] of one
-        layer of those that the trace keeps; -1 is the last.
+        float32 [layers, heads, rows, columns], or [heads, rows, columns] of a layer.
+    Raises:
+        ValueError: there is no such token or image in this trace.
     """
-    return _on_image(trace.answer_row(index), trace.where, layer, image)
+    maps = on_image(trace.answer_row(index), trace.where, image)
+    return maps if layer is None else maps[layer]
 
 
 def prompt_attention(
     trace: Trace, position: int, *, layer: int | None = None, image: int = 0
 ) -> Tensor:
     """The same for prompt token `position` (0 is bos): where that token looked."""
-    return _on_image(trace.prompt_row(position), trace.where, layer, image)
+    maps = on_image(trace.prompt_row(position), trace.where, image)
+    return maps if layer is None else maps[layer]
 
 
 def attention_shares(trace: Trace, index: int) -> Tensor:
@@ -116,15 +123,6 @@ def head_of_largest_variance(maps: Tensor) -> Tensor:
 
 def _grid(trace: Trace) -> int | None:
     return trace.where.grid if trace.where else None
-
-
-def _on_image(rows: Tensor, layout: Layout, layer: int | None, image: int) -> Tensor:
-    if not 0 <= image < layout.images:
-        raise ValueError(f"image {image} of {layout.images} was asked for")
-    patches = layout.grid**2
-    rows = rows[..., image * patches : (image + 1) * patches]
-    maps = rows.unflatten(-1, (layout.grid, layout.grid))
-    return maps if layer is None else maps[layer]
 
 
 def _shares(rows: Tensor, layout: Layout) -> Tensor:

@@ -115,7 +115,7 @@ def _growing(
     counts: Sequence[int],
     gone: Iterable[Sequence[int]],
 ) -> Iterator[Curve]:
-    rgb, curve = to_rgb(asked.image), Curve((), ())
+    rgb, curve = to_rgb(asked.images[asked.focus]), Curve((), ())
     colour = tuple(int(level) for level in np.asarray(rgb).mean((0, 1)).round())
     for count, patches in zip(counts, gone):
         picture = _without(rgb, patches, asked, colour)

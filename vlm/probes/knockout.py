@@ -39,7 +39,7 @@ class Knockout(Edit):
                   (in the vision tower, patches have seen each other before)
 
     Args:
-        patches: bool [rows, columns], those that are not seen.
+        patches: bool [rows, columns], those that are not seen, of the image in focus.
         heads: (layer, head) of the decoder, each giving zero in every row.
         layers: in which the patches are not seen; None for all. Negative ones count
             from the end.
@@ -69,7 +69,7 @@ class Knockout(Edit):
         self.layers = chosen_layers(layers, where.layers) if patches is not None else ()
         self.silent = tuple(heads)
         if patches is not None:
-            keys = mask_of(where, patches)
+            keys = mask_of(where, patches, asked.focus)
             self.hidden = torch.zeros(len(keys), len(keys), dtype=torch.bool)
             self.hidden[starts[rows] :] = keys
             self.hidden[keys] = False

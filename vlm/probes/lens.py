@@ -101,7 +101,7 @@ def patch_lens(
     where = asked.layout(index)
     chosen = chosen_layers(layers, where.layers)
     token = asked.token(index) if token is None else token
-    reader = _Reader(asked, slice(0, where.image), chosen, top, token)
+    reader = _Reader(asked, where.patches(asked.focus), chosen, top, token)
     asked.logits(index, edit=reader)
     grid = (where.grid, where.grid)
     return Lens(chosen, token, *(part.unflatten(1, grid) for part in reader.parts()))

@@ -20,7 +20,8 @@ from vlm.probes.asked import Asked
 from vlm.probes.attention import image_attention, relative_attention, via_bos
 from vlm.probes.lens import patch_lens
 from vlm.probes.occlusion import occluding
-from vlm.probes.relevancy import gradient_attention, on_image, relevancy
+from vlm.probes.positions import on_image
+from vlm.probes.relevancy import gradient_attention, relevancy
 from vlm.probes.rollout import rollout
 from vlm.probes.tam import token_activation
 from vlm.trace import Trace
@@ -58,28 +59,34 @@ class Method:
 
 def _mean_attention(asked: Asked, tokens: Sequence[int]) -> Tensor:
     trace = recorded(asked)
-    return _mean(image_attention(trace, t).mean((0, 1)) for t in tokens)
+    maps = (image_attention(trace, t, image=asked.focus) for t in tokens)
+    return _mean(each.mean((0, 1)) for each in maps)
 
 
 def _relative(asked: Asked, tokens: Sequence[int]) -> Tensor:
     trace, general = recorded(asked), Trace()
     ask = asked.engine.stream(asked.image, GENERAL, max_tokens=1, stop=(), tap=general)
     list(ask)
-    return _mean(relative_attention(trace, general, t).mean(0) for t in tokens)
+    maps = (relative_attention(trace, general, t, image=asked.focus) for t in tokens)
+    return _mean(each.mean(0) for each in maps)
 
 
 def _via_bos(asked: Asked, tokens: Sequence[int]) -> Tensor:
     trace = recorded(asked)
-    return _mean(via_bos(trace, t).mean((0, 1)) for t in tokens)
+    maps = (via_bos(trace, t, image=asked.focus) for t in tokens)
+    return _mean(each.mean((0, 1)) for each in maps)
 
 
 def _rollout(asked: Asked, tokens: Sequence[int]) -> Tensor:
     trace = recorded(asked)
-    return _mean(on_image(rollout(trace, t), trace.where) for t in tokens)
+    rows = (rollout(trace, t) for t in tokens)
+    return _mean(on_image(row, trace.where, asked.focus) for row in rows)
 
 
 def _relevancy(asked: Asked, tokens: Sequence[int]) -> Tensor:
-    return _mean(on_image(relevancy(asked, t), asked.layout(t)) for t in tokens)
+    where = asked.layout(0)
+    rows = (relevancy(asked, t) for t in tokens)
+    return _mean(on_image(row, where, asked.focus) for row in rows)
 
 
 def _gradient_attention(asked: Asked, tokens: Sequence[int]) -> Tensor:

@@ -105,7 +105,7 @@ def _covered(asked: Asked, index: int, mask: Tensor) -> Tensor:
     config = asked.engine.config.vision
     check_grid(mask, config.grid)
     sides = (config.image_size, config.image_size)
-    square = to_rgb(asked.image).resize(sides, Image.Resampling.BICUBIC)
+    square = to_rgb(asked.images[asked.focus]).resize(sides, Image.Resampling.BICUBIC)
     patch = config.patch_size
     for row, column in mask.nonzero().tolist():
         x, y = column * patch, row * patch

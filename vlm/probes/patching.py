@@ -68,7 +68,7 @@ def activation_patching(
             the corrupted pass is as good as the clean one.
     """
     where, token = clean.layout(index), clean.token(index)
-    sites = _sites(where, axis, at, groups)
+    sites = _sites(where, axis, at, groups, clean.focus)
     streams = _Streams({layer for _, layer, _ in sites})
     if isinstance(corrupt, Noise):
         features = corrupt.on(clean.engine.look(clean.image))
@@ -103,6 +103,9 @@ def _check_same_question(clean: Asked, corrupt: Asked) -> None:
         raise ValueError(
             f"engines {clean.engine.name} and {corrupt.engine.name} differ"
         )
+    if len(clean.images) != len(corrupt.images):
+        counts = f"{len(clean.images)} and {len(corrupt.images)}"
+        raise ValueError(f"the questions are about {counts} images")
     for what in ("prompt", "answer"):
         ours, theirs = getattr(clean, what), getattr(corrupt, what)
         if ours != theirs:
@@ -114,10 +117,11 @@ def _sites(
     axis: Literal["position", "layer"],
     at: int | Group,
     groups: Sequence[Group] | None,
+    image: int,
 ) -> list[tuple[int | Group, int, Tensor]]:
     """What is restored in each pass: its name, the layer, and bool [S]."""
     if axis == "layer":
-        places = mask_of(where, at)
+        places = mask_of(where, at, image)
         return [(layer, layer, places) for layer in range(-1, where.layers)]
     if axis != "position":
         raise ValueError(f"the axis is {axis!r}; it may be position or layer")
@@ -127,7 +131,7 @@ def _sites(
         prompt = [("prompt", token) for token in range(1, where.prompt)]
         answer = [("answer", token) for token in range(where.forced)]
         groups = ["image", "bos", *prompt, *answer]
-    return [(group, at, mask_of(where, group)) for group in groups]
+    return [(group, at, mask_of(where, group, image)) for group in groups]
 
 
 class _Streams(Edit):

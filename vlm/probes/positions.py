@@ -7,18 +7,35 @@ from torch import Tensor
 
 from vlm.tap import Layout
 
-# "image", "bos", ("prompt", 2), ("answer", 0), or patches: bool [rows, columns].
+# "image" (all of them), ("image", 1), "bos", ("prompt", 2), ("answer", 0), or patches
+# of one image: bool [rows, columns].
 Group = str | tuple[str, int] | Tensor
 
 
-def mask_of(where: Layout, group: Group) -> Tensor:
-    """Which positions a group is, bool [S]."""
+def on_image(row: Tensor, layout: Layout, image: int = 0) -> Tensor:
+    """One image's part of rows over all positions.
+
+    Args:
+        row: [..., S].
+    Returns:
+        [..., rows, columns].
+    Raises:
+        ValueError: there is no such image.
+    """
+    patches = row[..., layout.patches(image)]
+    return patches.unflatten(-1, (layout.grid, layout.grid))
+
+
+def mask_of(where: Layout, group: Group, image: int = 0) -> Tensor:
+    """Which positions a group is, bool [S]; patches are those of `image`."""
     mask = torch.zeros(where.prefix + where.forced, dtype=torch.bool)
     if isinstance(group, Tensor):
         check_grid(group, where.grid)
-        mask[: where.image] = group.flatten()
+        mask[where.patches(image)] = group.flatten()
     elif group == "image":
         mask[: where.image] = True
+    elif isinstance(group, tuple) and group[0] == "image":
+        mask[where.patches(group[1])] = True
     else:
         mask[_position(where, ("prompt", 0) if group == "bos" else group)] = True
     return mask

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vlm.probes.asked import Asked
+from vlm.probes.positions import on_image
 from vlm.tap import Layout, Tap, Weights
 
 CHUNK_BYTES = 64 << 20  # of one layer's weights
@@ -29,7 +30,7 @@ def relevancy(asked: Asked, index: int, *, start: int = 0) -> Tensor:
     Args:
         start: the first layer that counts; later ones spread less.
     Returns:
-        float32 [S] over image, prompt and the answer before the token, without the
+        float32 [S] over images, prompt and the answer before the token, without the
         row's relevance to itself.
     """
     graph = _Graph.of(asked, index)
@@ -52,20 +53,15 @@ def gradient_attention(asked: Asked, index: int) -> Tensor:
     Zhang et al., arXiv:2502.17422 (there of one layer, the mean over heads).
 
     Returns:
-        float32 [layers, heads, rows, columns] on the image.
+        float32 [layers, heads, rows, columns] on the image in focus.
     """
     graph = _Graph.of(asked, index, log=True)
     rows = []
     for layer in range(graph.depth):
         weights, gradient = graph.layer(layer, slice(-1, None))
-        rows.append((weights * gradient.clamp(min=0))[:, 0, : graph.where.image].cpu())
-    side = graph.where.grid
-    return torch.stack(rows).unflatten(-1, (side, side))
-
-
-def on_image(row: Tensor, layout: Layout) -> Tensor:
-    """The image's part of a row over all positions, float32 [rows, columns]."""
-    return row[: layout.image].unflatten(0, (layout.grid, layout.grid))
+        moved = (weights * gradient.clamp(min=0))[:, 0]
+        rows.append(on_image(moved, graph.where, asked.focus).cpu())
+    return torch.stack(rows)
 
 
 class _Graph(Tap):

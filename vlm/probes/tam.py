@@ -42,9 +42,10 @@ def token_activation(asked: Asked, index: int) -> Tensor:
     start = where.image + 1
     reader = _Activations(asked, [*earlier, token])
     asked.logits(index, tap=reader)
-    own = reader.activations[: where.image, -1]
+    patches = where.patches(asked.focus)
+    own = reader.activations[patches, -1]
     others = [i for i, other in enumerate(earlier) if other != token]
-    maps = reader.activations[: where.image, others]
+    maps = reader.activations[patches, others]
     weights = reader.activations[start : start + len(earlier), -1][others]
     left = without_interference(own, maps, weights)
     return rank_gaussian(left.unflatten(0, (where.grid, where.grid)))

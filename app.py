@@ -50,8 +50,9 @@ def main() -> None:
         )
         models.wait()
     except (ValueError, OSError) as error:
-        print(f"app.py: {error}", file=sys.stderr)
-        sys.exit(2)
+        print(f"app.py: {error}", file=sys.stderr, flush=True)
+        # Not sys.exit: it aborts where a thread is still loading weights in C++.
+        os._exit(2)
     demo.block_thread()
 
 

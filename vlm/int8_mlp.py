@@ -7,7 +7,8 @@ memory; a part of the columns goes through all of them in the processor's cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from torch.nn import functional as F
 
 from vlm.layers import MLP, GatedMLP
 from vlm.quantize import Int8Linear, quantize_rows, sums
+
+Some = Callable[[Int8Linear], Tensor]
+"""Some columns of what a layer makes of the rows that came in."""
 
 COLUMNS = 2048  # of hidden states at a time; with 300 rows they take 2 MB
 
@@ -27,13 +31,10 @@ class Int8MLP(MLP):
         self.up, self.down, self.activation = mlp.up, mlp.down, mlp.activation
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.requires_grad:
-            return super().forward(x)
-        rows, sizes = quantize_rows(x.flatten(0, -2))
-        hidden = sizes.new_empty(len(rows), len(self.up.weight))
-        for part in _parts(hidden):
-            hidden[:, part] = self.activation(_some(self.up, rows, sizes, part))
-        return self.down(hidden).view(x.shape)
+        return super().forward(x) if x.requires_grad else _by_columns(self, x)
+
+    def fill(self, hidden: Tensor, some: Some) -> None:
+        hidden.copy_(self.activation(some(self.up)))
 
 
 class Int8GatedMLP(GatedMLP):
@@ -44,15 +45,11 @@ class Int8GatedMLP(GatedMLP):
         self.gate, self.up, self.down = mlp.gate, mlp.up, mlp.down
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.requires_grad:
-            return super().forward(x)
-        rows, sizes = quantize_rows(x.flatten(0, -2))
-        hidden = sizes.new_empty(len(rows), len(self.up.weight))
-        for part in _parts(hidden):
-            gate = F.gelu(_some(self.gate, rows, sizes, part), approximate="tanh")
-            up = _some(self.up, rows, sizes, part)
-            torch.mul(gate, up, out=hidden[:, part])
-        return self.down(hidden).view(x.shape)
+        return super().forward(x) if x.requires_grad else _by_columns(self, x)
+
+    def fill(self, hidden: Tensor, some: Some) -> None:
+        gate = F.gelu(some(self.gate), approximate="tanh")
+        torch.mul(gate, some(self.up), out=hidden)
 
 
 def swap(model: nn.Module) -> None:
@@ -63,14 +60,18 @@ def swap(model: nn.Module) -> None:
             model.set_submodule(name, kinds[type(part)](part))
 
 
-def _parts(hidden: Tensor) -> Iterator[slice]:
-    """Columns of [M, N]; all at once for one row, a generated token: it is little."""
-    width = hidden.shape[1]
-    count = width if len(hidden) == 1 else COLUMNS
-    return (slice(start, start + count) for start in range(0, width, count))
+def _by_columns(mlp: Int8MLP | Int8GatedMLP, x: Tensor) -> Tensor:
+    """What the MLP makes of x. A single row is little: it takes all columns at once."""
+    rows, sizes = quantize_rows(x.flatten(0, -2))
+    hidden = sizes.new_empty(len(rows), len(mlp.up.weight))
+    count = hidden.shape[1] if len(rows) == 1 else COLUMNS
+    for start in range(0, hidden.shape[1], count):
+        part = slice(start, start + count)
+        mlp.fill(hidden[:, part], partial(_some, rows, sizes, part))
+    return mlp.down(hidden).view(x.shape)
 
 
-def _some(linear: Int8Linear, rows: Tensor, sizes: Tensor, part: slice) -> Tensor:
+def _some(rows: Tensor, sizes: Tensor, part: slice, linear: Int8Linear) -> Tensor:
     """The columns of `part` of what the layer makes of `rows * sizes`."""
     x = sums(rows, linear.weight[part]).mul_(linear.scale[part].T).mul_(sizes)
     return x if linear.bias is None else x.add_(linear.bias[part])

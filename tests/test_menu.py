@@ -253,6 +253,35 @@ def test_a_phone_shows_the_menu_without_scrolling_sideways(phone):
     assert box["x"] >= 0 and box["x"] + box["width"] <= 360
 
 
+# Points of the open menu at which something else would be touched.
+HOLES = """() => {
+  const { left, right, top, bottom } = document.querySelector("#menu").getBoundingClientRect();
+  const holes = [];
+  for (let y = top + 12; y < Math.min(bottom, innerHeight) - 12; y += 6) {
+    for (let x = left + 12; x < right - 12; x += 6) {
+      const there = document.elementFromPoint(x, y);
+      if (!there.closest("#menu")) holes.push(there.outerHTML.slice(0, 80));
+    }
+  }
+  return holes;
+}"""
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_nothing_of_a_tab_shows_through_the_open_menu(browser, width):
+    models = Models(Shelf(), ["first"], switching=True)
+    models.wait()
+    pair = vlm.load_pair(TINY.with_name("tiny-pair"), device="cpu")
+    with serve(models, pair=lambda: pair) as served:
+        for page in opened(served, browser, width=width, height=844):
+            for tab in ("Probe", "Compare", "Inside", "Pairs"):
+                page.get_by_role("tab", name=tab).click()
+                page.click("#header button.model")
+                expect(page.locator("#menu")).to_be_visible()
+                assert page.evaluate(HOLES) == [], tab
+                page.keyboard.press("Escape")
+
+
 def test_a_page_is_there_before_its_model_and_run_waits_for_it(browser):
     shelf = Shelf()
     with serve(Models(shelf, ["slow one"])) as site:

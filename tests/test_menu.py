@@ -255,12 +255,13 @@ def test_a_phone_shows_the_menu_without_scrolling_sideways(phone):
 
 # Points of the open menu at which something else would be touched.
 HOLES = """() => {
-  const { left, right, top, bottom } = document.querySelector("#menu").getBoundingClientRect();
+  const menu = document.querySelector("#menu");
+  const { left, right, top, bottom } = menu.getBoundingClientRect();
   const holes = [];
   for (let y = top + 12; y < Math.min(bottom, innerHeight) - 12; y += 6) {
     for (let x = left + 12; x < right - 12; x += 6) {
       const there = document.elementFromPoint(x, y);
-      if (!there.closest("#menu")) holes.push(there.outerHTML.slice(0, 80));
+      if (!menu.contains(there)) holes.push(there.outerHTML.slice(0, 80));
     }
   }
   return holes;

@@ -48,7 +48,8 @@ class Words:
 class FakeEngine:
     """`live` counts the answers in the making, `whole` those that came to their end.
 
-    `delay` is in seconds per token.
+    `delay` is in seconds per token. Where there is one, an answer that goes on
+    "forever" takes its time, so that it still runs when a slow machine looks at it.
     """
 
     def __init__(
@@ -140,9 +141,10 @@ class FakeEngine:
         places = [place for _, place in said] or [(0.5, 0.5)]
         first = [places[0]] * (patches + length - 1) + places[: count + 1]
         self._tell(tap, first, patches + length + count)
+        delay = 0.1 if self.delay and "forever" in prompt else self.delay
         for index, (text, _) in enumerate(said):
             if index >= count:
-                time.sleep(self.delay)
+                time.sleep(delay)
             yield self._step(index, text)
             if count <= index and index + 1 < len(said):
                 self._tell(tap, [places[index + 1]], patches + length + index + 1)

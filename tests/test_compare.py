@@ -193,22 +193,24 @@ def test_a_cell_shows_its_layer_and_token_in_both_viewers(page):
     expect(marked).to_have_attribute("data-token", "7")
 
 
-@pytest.mark.parametrize("how", ["button", "escape"])
-def test_a_comparison_is_stopped_and_the_page_goes_on(site, page, how):
-    start(page, "caption forever", CAPTION)
-    page.wait_for_selector("#scope-a .chip[data-key=a5]", timeout=QUICK)
-    if how == "button":
-        page.click("#compare-stop", force=True)
-    else:
-        page.keyboard.press("Escape")
-    expect(page.locator("#difference .wait")).to_contain_text("Stopped", timeout=QUICK)
-    expect(page.locator("#scope-a .state")).to_have_text("stopped")
-    expect(page.locator("#compare [data-phase=running]")).to_have_count(0)
-    deadline = time.monotonic() + PATIENT / 1000
-    while site.engine[0].live and time.monotonic() < deadline:
-        page.wait_for_timeout(50)
-    assert site.engine[0].live == 0
-    compare(page, CAPTION, DETECT)
+def test_a_comparison_is_stopped_and_the_page_goes_on(site, page):
+    for how in ("button", "escape"):
+        start(page, "caption forever", CAPTION)
+        begun = "#scope-a [data-phase=running] .chip[data-key=a5]"
+        page.wait_for_selector(begun, timeout=QUICK)
+        if how == "button":
+            page.click("#compare-stop", force=True)
+        else:
+            page.keyboard.press("Escape")
+        wait = page.locator("#difference .wait")
+        expect(wait).to_contain_text("Stopped", timeout=QUICK)
+        expect(page.locator("#scope-a .state")).to_have_text("stopped")
+        expect(page.locator("#compare [data-phase=running]")).to_have_count(0)
+        deadline = time.monotonic() + PATIENT / 1000
+        while site.engine[0].live and time.monotonic() < deadline:
+            page.wait_for_timeout(50)
+        assert site.engine[0].live == 0
+        compare(page, CAPTION, DETECT)
 
 
 def test_a_preset_fills_in_both_questions_and_runs_them(site, page):
@@ -222,19 +224,21 @@ def test_a_preset_fills_in_both_questions_and_runs_them(site, page):
         expect(said).to_have_count(len(SENTENCE.split()))
 
 
-@pytest.mark.parametrize("name", ["Two pictures", "Compare"])
-def test_what_is_compared_next_ends_the_comparison_that_is_running(site, page, name):
-    start(page, "caption forever", CAPTION)
-    page.wait_for_selector("#scope-a .chip[data-key=a5]", timeout=QUICK)
-    page.fill("#prompt-a textarea", CAPTION)
-    whole = site.engine[0].whole
-    page.get_by_role("button", name=name, exact=True).click()
-    page.wait_for_selector("#difference [data-phase=done]", timeout=PATIENT)
-    for side in "ab":
-        said = page.locator(f"#scope-{side} .chip.said")
-        expect(said).to_have_count(len(SENTENCE.split()))
-    # Both answers, but not the one that was running. (To score ends early as well.)
-    assert (site.engine[0].live, site.engine[0].whole) == (0, whole + 2)
+def test_what_is_compared_next_ends_the_comparison_that_is_running(site, page):
+    for name in ("Two pictures", "Compare"):
+        forget(page)
+        start(page, "caption forever", CAPTION)
+        begun = "#scope-a [data-phase=running] .chip[data-key=a5]"
+        page.wait_for_selector(begun, timeout=QUICK)
+        page.fill("#prompt-a textarea", CAPTION)
+        whole = site.engine[0].whole
+        page.get_by_role("button", name=name, exact=True).click()
+        page.wait_for_selector("#difference [data-phase=done]", timeout=PATIENT)
+        for side in "ab":
+            said = page.locator(f"#scope-{side} .chip.said")
+            expect(said).to_have_count(len(SENTENCE.split()))
+        # Both answers, but not the one that was running. (To score ends early as well.)
+        assert (site.engine[0].live, site.engine[0].whole) == (0, whole + 2)
 
 
 def choose_model(page: Page, side: str, name: str) -> None:
@@ -266,19 +270,16 @@ def test_text_is_never_markup(page):
     assert "onerror=window.pwned=1>" in page.inner_text("#difference .words")
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "message"),
-    [
+def test_bad_prompts_give_a_message_and_the_page_goes_on(page):
+    for a, b, message in [
         ("   ", CAPTION, "Write a prompt first"),
         (CAPTION, "x" * 600, "at most 512"),
         (CAPTION, "broken", "The model is broken"),
-    ],
-)
-def test_bad_prompts_give_a_message_and_the_page_goes_on(page, a, b, message):
-    start(page, a, b)
-    expect(page.get_by_text(message).first).to_be_visible(timeout=QUICK)
-    expect(page.locator("#compare [data-phase=running]")).to_have_count(0)
-    compare(page, CAPTION, DETECT)
+    ]:
+        start(page, a, b)
+        expect(page.get_by_text(message).first).to_be_visible(timeout=QUICK)
+        expect(page.locator("#compare [data-phase=running]")).to_have_count(0)
+        compare(page, CAPTION, DETECT)
 
 
 def test_an_empty_answer_is_said_to_be_empty(page):

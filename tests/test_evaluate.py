@@ -402,9 +402,9 @@ def test_a_sheet_marks_failures_and_says_what_they_are(stock: Stock) -> None:
 
 
 def test_figures_do_not_depend_on_the_number_of_processes() -> None:
-    alone, shared = (evaluate(TINY, scenes=3, processes=n) for n in (1, 2))
+    alone, shared = (evaluate(TINY, scenes=5, processes=n) for n in (1, 2))
     assert alone == shared
-    assert alone["caption"].count == 3
+    assert alone["caption"].count == 5  # four at a time go to a process
 
 
 def test_the_command_prints_the_table_and_keeps_what_it_is_told_to(
@@ -430,8 +430,8 @@ def test_the_command_prints_the_table_and_keeps_what_it_is_told_to(
 
 
 def test_the_embedded_checkpoint_answers_on_scenes_it_never_saw() -> None:
-    """Well below the figures of its card, as thirty scenes are few."""
-    found = evaluate(TINY, scenes=30, processes=2)
+    """Well below the figures of its card, as sixteen scenes are few."""
+    found = evaluate(TINY, scenes=16, processes=2)
     least = {"one f1": 0.65, "refused": 0.7, "exists": 0.8, "caption": 0.65}
     least |= {"where": 0.65, "count": 0.55, "pointing loc": 0.8}
     for name, bar in least.items():

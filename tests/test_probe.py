@@ -41,13 +41,6 @@ def site() -> Iterator[SimpleNamespace]:
 
 
 @pytest.fixture(scope="module")
-def slow() -> Iterator[SimpleNamespace]:
-    """Slow enough that there is always something to stop."""
-    with serve(FakeEngine(delay=0.25)) as served:
-        yield served
-
-
-@pytest.fixture(scope="module")
 def both() -> Iterator[SimpleNamespace]:
     engines = [FakeEngine(name="one"), FakeEngine(name="two", layers=3, grid=5)]
     with serve(engines) as served:
@@ -63,11 +56,6 @@ def true() -> Iterator[SimpleNamespace]:
 @pytest.fixture
 def page(site, browser) -> Iterator[Page]:
     yield from opened(site, browser, width=1280, height=860)
-
-
-@pytest.fixture
-def slow_page(slow, browser) -> Iterator[Page]:
-    yield from opened(slow, browser, width=1280, height=860)
 
 
 @pytest.fixture
@@ -537,64 +525,65 @@ def begin_another_run(page: Page) -> None:
     ask(page, "detect cat")
 
 
-@pytest.mark.parametrize(
-    ("first", "then"),
-    [
-        (begin_run, begin_example),
-        (begin_run, begin_region),
-        (begin_example, begin_run),
-        (begin_example, begin_region),
-        (begin_example, begin_another_example),
-        (begin_run, begin_another_run),
-    ],
-)
-def test_what_is_asked_next_ends_the_answer_that_is_running(
-    site, page, first, then, monkeypatch
-):
+NEXT = [
+    (begin_run, begin_example),
+    (begin_run, begin_region),
+    (begin_example, begin_run),
+    (begin_example, begin_region),
+    (begin_example, begin_another_example),
+    (begin_run, begin_another_run),
+]
+
+
+def test_what_is_asked_next_ends_the_answer_that_is_running(site, page, monkeypatch):
     endless = [(" word", (0.5, 0.5))] * 512
-    monkeypatch.setattr(site.engine, "_answer", lambda prompt: endless)
-    monkeypatch.setattr(site.engine, "delay", 0.3)
-    first(page)
-    page.wait_for_selector("#scope .chip[data-key=a3]", timeout=QUICK)
-    begun = page.locator("#scope .chip:not(.said)").all_inner_texts()
-    monkeypatch.undo()
-    whole = site.engine.whole
-    then(page)
-    ready(page)
-    assert page.locator("#scope .chip:not(.said)").all_inner_texts() != begun
-    assert (site.engine.live, site.engine.whole) == (0, whole + 1)
+    for first, then in NEXT:
+        before = run_of(page)
+        monkeypatch.setattr(site.engine, "_answer", lambda prompt: endless)
+        monkeypatch.setattr(site.engine, "delay", 0.3)
+        first(page)
+        running = "#scope [data-phase=running] .chip[data-key=a3]"
+        page.wait_for_selector(running, timeout=QUICK)
+        begun = page.locator("#scope .chip:not(.said)").all_inner_texts()
+        monkeypatch.undo()
+        whole = site.engine.whole
+        then(page)
+        ready(page, before)
+        assert page.locator("#scope .chip:not(.said)").all_inner_texts() != begun
+        assert (site.engine.live, site.engine.whole) == (0, whole + 1)
 
 
-@pytest.mark.parametrize("begin", WAYS)
 @pytest.mark.parametrize("stop", ["button", "escape"])
-def test_every_way_to_ask_can_be_stopped(slow, slow_page, begin, stop):
-    page = slow_page
-    answered(page, "caption en")
-    begin(page)
-    page.wait_for_selector("#scope [data-phase=running]", timeout=QUICK)
-    if stop == "button":
-        page.click("#stop", force=True)  # a busy page is never quite still
-    else:
-        page.keyboard.press("Escape")
-    expect(page.locator("#scope .state")).to_have_text("stopped", timeout=QUICK)
-    deadline = time.monotonic() + PATIENT / 1000
-    while slow.engine.live and time.monotonic() < deadline:
-        page.wait_for_timeout(50)
-    assert slow.engine.live == 0
+def test_every_way_to_ask_can_be_stopped(site, page, stop, monkeypatch):
+    for begin in WAYS:
+        answered(page, "caption en")
+        monkeypatch.setattr(site.engine, "delay", 0.5)
+        begin(page)
+        page.wait_for_selector("#scope [data-phase=running]", timeout=QUICK)
+        if stop == "button":
+            page.click("#stop", force=True)  # a busy page is never quite still
+        else:
+            page.keyboard.press("Escape")
+        expect(page.locator("#scope .state")).to_have_text("stopped", timeout=QUICK)
+        monkeypatch.undo()
+        deadline = time.monotonic() + PATIENT / 1000
+        while site.engine.live and time.monotonic() < deadline:
+            page.wait_for_timeout(50)
+        assert site.engine.live == 0, begin
 
 
-@pytest.mark.parametrize("begin", WAYS)
-def test_every_way_to_ask_tells_when_it_fails(site, page, begin, monkeypatch):
-    answered(page, "caption en")
-
+def test_every_way_to_ask_tells_when_it_fails(site, page, monkeypatch):
     def broken(*given, **how):
-        raise ValueError("The model is broken. Load another.")
+        raise ValueError(f"The model is broken by {begin.__name__}.")
 
-    monkeypatch.setattr(site.engine, "stream", broken)
-    begin(page)
-    expect(page.get_by_text("The model is broken").first).to_be_visible(timeout=QUICK)
-    expect(page.locator("#scope [data-phase=running]")).to_have_count(0)
-    monkeypatch.undo()
+    for begin in WAYS:
+        answered(page, "caption en")
+        monkeypatch.setattr(site.engine, "stream", broken)
+        begin(page)
+        told = page.get_by_text(f"broken by {begin.__name__}").first
+        expect(told).to_be_visible(timeout=QUICK)
+        expect(page.locator("#scope [data-phase=running]")).to_have_count(0)
+        monkeypatch.undo()
     answered(page, "detect cat")
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from threading import Semaphore
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,6 +48,19 @@ class Segmenting(FakeEngine):
         step = super()._step(index, text)
         code = text.startswith("<seg") and int(text[4:7])
         return step if code is False else replace(step, seg=code)
+
+
+class Held(FakeEngine):
+    """Says no more tokens than it is let, whatever the time that a reader takes."""
+
+    def __init__(self) -> None:
+        super().__init__(delay=0)
+        self.let = Semaphore(0)
+
+    def _step(self, index: int, text: str) -> Any:
+        self.let.acquire()
+        time.sleep(0.02)
+        return super()._step(index, text)
 
 
 class Torn(FakeEngine):
@@ -90,6 +105,13 @@ def stand() -> Iterator[SimpleNamespace]:
     stand.url = f"http://127.0.0.1:{port}"
     yield stand
     demo.close()
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    engine = Held()
+    yield engine
+    engine.let.release(512)
 
 
 def answer(stand: SimpleNamespace, prompt: str = THREE, **how: Any) -> list[dict]:
@@ -315,6 +337,7 @@ def test_a_long_span_fetches_all_of_its_maps(stand, fresh):
     fresh.keyboard.press("Shift+End")
     keys = {f"a{i}" for i in range(140)}
     until(fresh, lambda: keys <= asked)
+    fresh.remove_listener("request", listen)
     expect(title(fresh)).to_have_text("Mean of 143 tokens")
 
 
@@ -610,16 +633,21 @@ def test_tries_have_their_place_before_they_come(stand, fresh):
 # While tokens stream
 
 
-def test_selection_focus_and_scroll_survive_the_stream(stand, fresh):
-    # Slow enough that it still runs on a busy machine when it is looked at.
-    page, engine = fresh, FakeEngine(delay=0.05)
+def test_selection_focus_and_scroll_survive_the_stream(stand, page, held):
+    engine = held
     ask = Ask(engine.name, PICTURE, "caption forever", "", Settings(max_tokens=400))
     stand.plays = lambda: views(engine, stand.store, ask)
+    engine.let.release(90)
     page.reload()
     page.wait_for_selector("#scope .chip[data-key=a80]", timeout=PATIENT)
     box = page.locator("#scope .tokens")
     assert box.evaluate("node => node.scrollTop") > 0  # it runs with the answer
+    here = box.evaluate("node => (node.scrollTop -= 16)")  # less than a line
+    engine.let.release(30)
+    page.wait_for_selector("#scope .chip[data-key=a110]", timeout=PATIENT)
+    assert box.evaluate("node => node.scrollTop") == pytest.approx(here, abs=1)
     box.evaluate("node => (node.scrollTop = 0)")
+    engine.let.release(60)  # they come while the reader clicks
     chip(page, "a2").click()
     page.mouse.move(5, 5)
     before = [chip(page, "a2").bounding_box(), box.bounding_box()]
@@ -640,8 +668,8 @@ def test_selection_focus_and_scroll_survive_the_stream(stand, fresh):
     assert all(button.is_disabled() for button in page.locator("#scope .branch").all())
 
 
-def test_cards_keep_their_place_while_objects_come(stand, fresh):
-    page, engine = fresh, FakeEngine(delay=0.05)
+def test_cards_keep_their_place_while_objects_come(stand, page):
+    engine = FakeEngine(delay=0.05)
     ask = Ask(engine.name, PICTURE, THREE)
     stand.plays = lambda: views(engine, stand.store, ask)
     page.reload()

@@ -13,7 +13,7 @@ function resetTokens(prompt) {
 function appendTokens(tokens) {
   const have = Number(list.dataset.count);
   if (tokens.length === have) return;
-  const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
+  const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 4;
   caret.before(...tokens.slice(have).map((token, i) => chip(`a${have + i}`, token)));
   list.dataset.count = tokens.length;
   // The list runs with the answer, unless the reader is at something in it.

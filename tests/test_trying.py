@@ -59,11 +59,6 @@ def page(site, browser) -> Iterator[Page]:
 
 
 @pytest.fixture
-def phone(site, browser) -> Iterator[Page]:
-    yield from opened(site, browser, width=360, height=740)
-
-
-@pytest.fixture
 def fake_page(fake, browser) -> Iterator[Page]:
     yield from opened(fake, browser, width=1280, height=1100)
 
@@ -359,21 +354,26 @@ def test_the_keyboard_walks_tests_and_heads(page):
     assert page.locator("#scope .headless [tabindex='0']").count() == 1
 
 
-@pytest.mark.parametrize("width", ["page", "phone"])
-def test_nothing_jumps_when_results_come(request, width):
-    page = request.getfixturevalue(width)
+def test_nothing_jumps_when_results_come(page):
     chosen(page, "layers")
     for kind in TRIALS:
         page.click(f"#scope .kinds [data-kind={kind}]")
         page.mouse.move(2, 2)
-        measure = """() => ["trial", "words", "set", "halves"].flatMap((name) =>
-          [...document.querySelectorAll(`#scope .${name}`)].map((each) =>
-            Math.round(each.getBoundingClientRect().height)))"""
-        before = page.evaluate(measure)
+        before = heights(page)
         press(page)
-        assert page.evaluate(measure) == before, kind
-        scrolled = page.evaluate("document.documentElement.scrollWidth")
-        assert scrolled == page.viewport_size["width"]
+        assert heights(page) == before, kind
+
+
+def heights(page: Page) -> list[list[int]]:
+    """Of what a test's card is made of, on a phone and as wide as it was."""
+    found = []
+    for width in (360, 1280):
+        page.set_viewport_size({"width": width, "height": 1100})
+        found += page.evaluate("""() => ["trial", "words", "set", "halves"].map(
+          (name) => [...document.querySelectorAll(`#scope .${name}`)].map(
+            (each) => Math.round(each.getBoundingClientRect().height)))""")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+    return found
 
 
 def test_a_model_that_cannot_be_tested_says_so_and_the_page_goes_on(fake_page):

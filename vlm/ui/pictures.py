@@ -80,9 +80,14 @@ def kept(image: Image.Image, format: str) -> str:
         os.utime(place)  # it is used, so it is not old
     except FileNotFoundError:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as part:
-            part.write(content)
-        os.replace(part.name, place)
+        part = tempfile.NamedTemporaryFile(dir=place.parent, delete=False)
+        try:
+            with part:
+                part.write(content)
+            os.replace(part.name, place)
+        except OSError:
+            os.unlink(part.name)
+            raise
     return str(place)
 
 

@@ -12,6 +12,7 @@ from vlm.probes import METHODS, TRIALS, Asked
 from vlm.ui import pictures, view
 from vlm.ui.callers import Caller, place, sent
 from vlm.ui.explaining import answered, heat_of
+from vlm.ui.patience import awaited
 from vlm.ui.refusing import refusing_all
 from vlm.ui.replies import CutOff, Patched, ReadByLayer, Shuffled, TakenAway
 from vlm.ui.trying import passes
@@ -210,7 +211,7 @@ class Try(Caller):
         asked = answered(self._engines, ask, tuple(step.token for step in steps))
         told = {"tokens": [view.token(engine, step) for step in steps], "token": at}
         words = {"shows": TRIALS[trial].shows, "hides": TRIALS[trial].hides}
-        for done, of, found in passes(trial, asked, at, **options(asked, at)):
+        for done, of, found in awaited(passes(trial, asked, at, **options(asked, at))):
             yield {**told, "done": done, "of": of, **found, **words}
 
 

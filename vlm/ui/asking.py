@@ -17,6 +17,7 @@ from typing import Any
 import vlm
 from vlm.ui import pictures, prompts, view
 from vlm.ui.answering import Said, answered, scored
+from vlm.ui.patience import awaited
 from vlm.ui.store import Store
 
 MAX_TOKENS = 512
@@ -121,14 +122,16 @@ def views(
 ) -> Iterator[view.View]:
     """A view at the start, views as tokens come, and one when all is done.
 
-    When the caller stops, what was said is kept as a stopped answer's last view.
+    When the caller stops, or the answer fails, what was said is kept as a stopped
+    answer's last view.
     Of several tries, the one whose tokens are most probable on average is shown last;
     the last view of each is kept in the store. With the last view of an `old` answer,
     these tell what the model thinks of that answer now. `mask_iou` is told in each, of
     an answer that begins with a mask.
 
     Raises:
-        ValueError: the picture cannot be read, or the model cannot be asked.
+        ValueError: the picture cannot be read, the model cannot be asked, or nobody
+            waits any more; see `awaited`.
     """
     image = pictures.read(ask.picture)
     begun = {
@@ -139,20 +142,19 @@ def views(
         "mask_iou": mask_iou,
     }
     tries, told = [], []
-    with contextlib.closing(answered(engine, image, ask)) as news:
+    with contextlib.closing(awaited(answered(engine, image, ask))) as news:
         for number in range(ask.settings.draws):
             now = {**begun, "run": store.open(ask), "tries": told, "try": number}
             score = None
-            while True:
-                try:
+            try:
+                yield now
+                while score is None:
+                    said = _shown(store, now["run"], news)
+                    now, score = {**now, **said.told}, said.score
                     yield now
-                except GeneratorExit:  # what was said can still be taken away
-                    _finish(store, [*tries, {**now, "stopped": True}], told)
-                    raise
-                if score is not None:
-                    break
-                said = _shown(store, now["run"], news)
-                now, score = {**now, **said.told}, said.score
+            except (GeneratorExit, Exception):  # what was said can still be taken away
+                _finish(store, [*tries, {**now, "stopped": True}], told)
+                raise
             tries.append(now)
             told = [*told, {"run": now["run"], "text": now["text"], "score": score}]
     ends = _finish(store, tries, told)

@@ -16,6 +16,7 @@ from vlm.ui.again import LOST
 from vlm.ui.answering import PAUSE
 from vlm.ui.asking import Ask
 from vlm.ui.models import Models
+from vlm.ui.patience import awaited
 from vlm.ui.store import Run, Store
 from vlm.ui.zero import on_gpu
 
@@ -31,13 +32,13 @@ def explained(engines: Models, store: Store, data: Any) -> Iterator[dict[str, An
         that takes long; and `done`.
 
     Raises:
-        ValueError: the run is not kept or not ended, has no such tokens, or was not
-            answered by a PaliGemma.
+        ValueError: the run is not kept or not ended, has no such tokens, was not
+            answered by a PaliGemma, or nobody waits any more.
     """
     asked, tokens = _checked(engines, store, data)
     told = {"run": data["run"], "tokens": tokens, "heats": {}, "part": 0}
     yield {**told, "done": False}
-    with contextlib.closing(_growing(asked, tokens)) as news:
+    with contextlib.closing(awaited(_growing(asked, tokens))) as news:
         for name, part, heat in news:
             if part < 1:
                 yield {**told, "part": part, "done": False}
@@ -47,10 +48,16 @@ def explained(engines: Models, store: Store, data: Any) -> Iterator[dict[str, An
             yield {**told, "done": len(told["heats"]) == len(METHODS)}
 
 
-@on_gpu(seconds=90)
 def heat_of(asked: Asked, name: str, tokens: Sequence[int]) -> np.ndarray:
     """What the way of that name says: float32 [rows, columns]."""
-    return METHODS[name].heat(asked, tokens).numpy()
+    *_, heat = awaited(_heats(asked, name, tokens))
+    return heat
+
+
+@on_gpu(seconds=90)
+def _heats(asked: Asked, name: str, tokens: Sequence[int]) -> Iterator[np.ndarray]:
+    for _, heat in METHODS[name].growing(asked, tokens):
+        yield heat.numpy()
 
 
 @on_gpu(seconds=120)

@@ -15,6 +15,7 @@ from vlm.ui.again import LOST
 from vlm.ui.answering import PAUSE
 from vlm.ui.explaining import answered, ended
 from vlm.ui.models import Models
+from vlm.ui.patience import awaited
 from vlm.ui.store import Run, Store
 from vlm.ui.zero import on_gpu
 
@@ -48,7 +49,7 @@ def tried(engines: Models, store: Store, data: Any) -> Iterator[dict[str, Any]]:
     told = {"run": given["run"], "token": token, "trial": name}
     told["number"] = number if type(number) is int else 0
     shown = 0.0
-    with contextlib.closing(passes(name, asked, token, **options)) as news:
+    with contextlib.closing(awaited(passes(name, asked, token, **options))) as news:
         for done, of, found in news:
             if done < of and time.perf_counter() - shown < PAUSE:
                 continue

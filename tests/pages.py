@@ -35,7 +35,7 @@ def serve(
     options = {"prevent_thread_lock": True, "quiet": True, **options}
     pages.launch(demo, server_port=port, **options)
     try:
-        yield SimpleNamespace(engine=engines, url=f"http://127.0.0.1:{port}")
+        yield SimpleNamespace(engine=engines, demo=demo, url=f"http://127.0.0.1:{port}")
     finally:
         demo.close()
 

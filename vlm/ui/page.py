@@ -13,6 +13,9 @@ from vlm.ui.header import Header, told
 from vlm.ui.models import Models
 
 FOLDER = Path(__file__).parent
+QUEUE = 64  # questions that may wait, of all visitors together; the first is next
+SESSIONS = 256  # visitors who are remembered; Gradio takes 0.3 MB for each
+KEPT = 3600  # seconds that files are kept, those that were sent and those shown
 SANS = ("ui-sans-serif", "system-ui", "Segoe UI", "Inter", "Roboto", "sans-serif")
 MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "monospace")
 
@@ -33,7 +36,7 @@ def build(
         title="PaliScope: see what PaliGemma sees",
         fill_width=True,
         analytics_enabled=False,
-        delete_cache=(3600, 3600),
+        delete_cache=(KEPT, KEPT),
     ) as demo:
         api.build(models)  # first, or a listener's function could take a name of these
         header = Header(models, elem_id="header")
@@ -49,8 +52,8 @@ def build(
         if models.switching or models.news()["loading"]:
             # What is in the page was written when it was built.
             demo.load(lambda: told(models), None, header, queue=False, **probe.QUIET)
-    # Waiting events over all functions; on ZeroGPU Gradio's own limit would be 1.
-    demo.queue(max_size=16)
+    # On ZeroGPU Gradio's own limit would be 1. Calls that jump the queue are refused.
+    demo.queue(max_size=QUEUE, api_open=False)
     return demo
 
 
@@ -64,6 +67,7 @@ def launch(demo: gr.Blocks, **options: Any) -> tuple:
         favicon_path=FOLDER / "logo.svg",
         footer_links=["api"],
         max_file_size="16mb",
+        state_session_capacity=SESSIONS,
         run_history=False,
         show_error=False,
         ssr_mode=False,

@@ -20,6 +20,7 @@ const state = {
   scale: "image", // or "sinks": the image without them, or "raw"
   blocks: false,
   stopped: false,
+  waiting: "", // for its turn, in words
 };
 let drawing = 0;
 
@@ -165,9 +166,9 @@ function movePatch(rows, columns) {
   say(`${patchWords()}. ${words ? `Looked here most: ${words}` : ""}`);
 }
 
-// Answering or not, the model is at work, and can be stopped.
+// Answering or not, the model is at work or will be, and can be stopped.
 function drawBusy() {
-  if (explain.busy || trial.busy) root.dataset.busy = "true";
+  if (explain.busy || trial.busy || state.waiting) root.dataset.busy = "true";
   else delete root.dataset.busy;
 }
 

@@ -46,6 +46,7 @@ SCRIPTS = (
     "permalink.js",
     "keep.js",
     "link.js",
+    "waiting.js",
     "scope.js",
 )
 STYLES = (

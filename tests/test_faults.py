@@ -37,9 +37,15 @@ def image() -> Image.Image:
     return Image.open(PENGUINS).convert("RGB")
 
 
-@pytest.fixture
-def tiny() -> vlm.Engine:
+@pytest.fixture(scope="module")
+def loaded() -> vlm.Engine:
     return vlm.load(ASSETS / "tiny", device="cpu")
+
+
+@pytest.fixture
+def tiny(loaded) -> vlm.Engine:
+    loaded.prefixes.kept.clear()
+    return loaded
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -13,9 +14,10 @@ import pytest
 from bench.running import App, Call, Question
 from fake_engine import SENTENCE, FakeEngine
 from pages import PATIENT, PICTURE, QUICK, answered, ask, opened, serve
+from PIL import Image
 from playwright.sync_api import Page, expect
 
-from vlm.ui import faults, patience
+from vlm.ui import faults, old_files, patience
 from vlm.ui import page as pages
 
 QUEUE = 3
@@ -43,8 +45,14 @@ class Shared(FakeEngine):
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[SimpleNamespace]:
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("temporary")
+
+
+@pytest.fixture(scope="module")
+def site(folder) -> Iterator[SimpleNamespace]:
     with pytest.MonkeyPatch.context() as small:
+        small.setenv("GRADIO_TEMP_DIR", str(folder))
         small.setattr(pages, "QUEUE", QUEUE)
         small.setattr(pages, "SESSIONS", SESSIONS)
         with serve(Shared()) as served:
@@ -59,8 +67,8 @@ def engine(site) -> Iterator[Shared]:
 
 
 @pytest.fixture(scope="module")
-def app(site, tmp_path_factory) -> App:
-    return App(site.url, None, tmp_path_factory.mktemp("sent"))
+def app(site, folder) -> App:
+    return App(site.url, None, folder)
 
 
 @pytest.fixture
@@ -231,6 +239,39 @@ def test_no_more_visitors_are_remembered_than_is_said(site, app, engine):
     for _ in range(SESSIONS + 3):
         alone(app, "caption nothing")
     assert len(site.demo.app.state_holder.session_data) <= SESSIONS
+
+
+def test_files_that_were_sent_and_shown_go_when_they_are_old(site, app, tmp_path):
+    app.sent.clear()
+    old_files.delete_old(site.demo, -1)
+    built_in = set(app.folder.rglob("*"))
+    Image.new("RGB", (99, 66), "teal").save(tmp_path / "mine.png")
+    app.ask(Question(tmp_path / "mine.png", "caption en")).answer()
+    new = {path for path in app.folder.rglob("*") if path.is_file()} - built_in
+    assert {path.suffix for path in new} == {".png", ".webp"}
+    old_files.delete_old(site.demo, 60)
+    assert all(path.is_file() for path in new)
+    old_files.delete_old(site.demo, -1)
+    assert set(app.folder.rglob("*")) == built_in, "folders too"
+    app.sent.clear()
+    assert alone(app, "caption en")["text"] == SENTENCE
+
+
+def test_files_go_while_others_are_sent():
+    names, stop = {f"/nowhere/{i}" for i in range(2000)}, threading.Event()
+    demo = SimpleNamespace(blocks={}, temp_file_sets=[names])
+
+    def send() -> None:
+        while not stop.is_set():
+            names.add(f"/nowhere/{time.perf_counter_ns()}")
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        old_files.delete_old(demo, 0)
+    finally:
+        stop.set()
+        sender.join()
 
 
 def test_the_page_tells_the_place_in_the_queue_and_escape_leaves_it(app, engine, page):

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from vlm.ui import api, compare, inside, pairs, probe
+from vlm.ui import api, compare, inside, old_files, pairs, probe
 from vlm.ui.examples import listed
 from vlm.ui.header import Header, told
 from vlm.ui.models import Models
@@ -15,7 +15,7 @@ from vlm.ui.models import Models
 FOLDER = Path(__file__).parent
 QUEUE = 64  # questions that may wait, of all visitors together; the first is next
 SESSIONS = 256  # visitors who are remembered; Gradio takes 0.3 MB for each
-KEPT = 3600  # seconds that files are kept, those that were sent and those shown
+KEPT = 3600  # seconds that files are kept: those that were sent, and those shown
 SANS = ("ui-sans-serif", "system-ui", "Segoe UI", "Inter", "Roboto", "sans-serif")
 MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "monospace")
 
@@ -36,7 +36,7 @@ def build(
         title="PaliScope: see what PaliGemma sees",
         fill_width=True,
         analytics_enabled=False,
-        delete_cache=(KEPT, KEPT),
+        delete_cache=(10**9, KEPT),  # at the end all; until then see `old_files`
     ) as demo:
         api.build(models)  # first, or a listener's function could take a name of these
         header = Header(models, elem_id="header")
@@ -59,6 +59,7 @@ def build(
 
 def launch(demo: gr.Blocks, **options: Any) -> tuple:
     """Serve the page. Bounds are set here: uploads, files kept, cross-origin calls."""
+    old_files.delete_from_now_on(demo, KEPT)
     styles = ("palette", "page", "compare", "pairs")
     return demo.launch(
         theme=gr.themes.Base(font=SANS, font_mono=MONO),

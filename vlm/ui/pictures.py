@@ -13,6 +13,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image, ImageDraw
 
 from vlm import picture_file
+from vlm.ui.old_files import will_be_old
 
 SHOWN_EDGE = 896
 MASK_EDGE = 2048  # pixels of a mask's longer side
@@ -76,6 +77,7 @@ def kept(image: Image.Image, format: str) -> str:
     """
     content = encode_pil_to_bytes(image, format)
     place = Path(get_upload_folder(), hash_bytes(content), f"image.{format}")
+    will_be_old(place)
     try:
         os.utime(place)  # it is used, so it is not old
     except FileNotFoundError:

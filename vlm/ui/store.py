@@ -42,7 +42,7 @@ class Run:
     ask: Any
     entries: dict[str, Entry] = field(default_factory=dict)
     view: dict[str, Any] | None = None
-    used: float = field(default_factory=time.monotonic)
+    used: float = 0.0  # of the monotonic clock
 
     @property
     def nbytes(self) -> int:
@@ -72,6 +72,7 @@ class Store:
         name = secrets.token_urlsafe(16)
         with self._lock:
             self._runs[name] = Run(ask)
+            self._used(name)
             self._bound()
         return name
 

@@ -193,7 +193,7 @@ def test_who_cancels_what_tells_nothing_before_its_end_ends_it(site, app, engine
     every = site.demo.config["dependencies"]
     (detect,) = (each["id"] for each in every if each["api_name"] == "detect")
     data = [app.upload(PICTURE), *LONG["detect"]]
-    one = Listener(Call(site.url, detect, data))
+    one = Listener(Call(app.http, detect, data))
     until(lambda: engine.live, "the answer to begin")
     told = {"session_hash": one.call.session, "fn_index": detect}
     told["event_id"] = one.first()["event_id"]

@@ -26,7 +26,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -62,9 +61,12 @@ class App:
     """The running app."""
 
     def __init__(self, url: str, process: psutil.Popen, folder: Path) -> None:
-        self.url, self.process, self.folder = url, process, folder
+        self.process, self.folder = process, folder
+        # One for all users: to make one takes longer than a short answer.
+        limits = httpx.Limits(max_connections=None)
+        self.http = httpx.Client(base_url=url, timeout=600, limits=limits)
         self.sent: dict[Path, dict[str, Any]] = {}
-        config = httpx.get(f"{url}/config", timeout=60).json()
+        config = self.http.get("/config").json()
         names = {each["api_name"]: each["id"] for each in config["dependencies"]}
         self.function = names["probe"]
 
@@ -74,11 +76,11 @@ class App:
             self.sent[question.picture] = self.upload(question.picture)
         drawn = ["", "Greedy", 1.0, 0.9, 40, 0, 1, LONGEST, ""]
         picture = self.sent[question.picture]
-        return Call(self.url, self.function, [picture, question.prompt, *drawn])
+        return Call(self.http, self.function, [picture, question.prompt, *drawn])
 
     def upload(self, picture: Path) -> dict[str, Any]:
         files = {"files": (picture.name, picture.read_bytes())}
-        reply = httpx.post(f"{self.url}/gradio_api/upload", files=files, timeout=60)
+        reply = self.http.post("/gradio_api/upload", files=files)
         return {"path": reply.json()[0], "meta": {"_type": "gradio.FileData"}}
 
     def resident(self) -> float:
@@ -111,20 +113,18 @@ class Call:
     known, when its answer `started` and `ended`.
     """
 
-    def __init__(self, url: str, function: int, data: list[Any]) -> None:
-        self.url, self.session = f"{url}/gradio_api/queue", secrets.token_hex(8)
+    def __init__(self, http: httpx.Client, function: int, data: list[Any]) -> None:
+        self.http, self.session = http, secrets.token_hex(8)
         self.started = self.ended = 0.0
         body = {"data": data, "fn_index": function, "session_hash": self.session}
         self.sent = time.monotonic()
-        reply = httpx.post(f"{self.url}/join", json=body, timeout=60)
+        reply = http.post("/gradio_api/queue/join", json=body)
         self.joined = time.monotonic()
         reply.raise_for_status()
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """What the app tells about it. Closing the iterator breaks the connection."""
-        where = {"session_hash": self.session}
-        address = f"{self.url}/data"
-        with httpx.stream("GET", address, params=where, timeout=600) as stream:
+        with self.http.stream("GET", self._address()) as stream:
             for line in stream.iter_lines():
                 if line.startswith("data: "):
                     message = json.loads(line.removeprefix("data: "))
@@ -145,16 +145,19 @@ class Call:
 
     def leave_after(self, seconds: float) -> None:
         """Listen for so long, then break the connection, whatever has come."""
-        address = urlsplit(f"{self.url}/data?session_hash={self.session}")
-        asked = f"GET {address.path}?{address.query} HTTP/1.1\r\nHost: {address.netloc}"
+        host = self.http.base_url
+        asked = f"GET {self._address()} HTTP/1.1\r\nHost: {host.host}\r\n\r\n"
         end = time.monotonic() + seconds
-        with socket.create_connection((address.hostname, address.port)) as wire:
-            wire.sendall(f"{asked}\r\n\r\n".encode())
+        with socket.create_connection((host.host, host.port)) as wire:
+            wire.sendall(asked.encode())
             while (left := end - time.monotonic()) > 0:
                 wire.settimeout(left)
                 with contextlib.suppress(TimeoutError):
                     if not wire.recv(1 << 16):
                         return
+
+    def _address(self) -> str:
+        return f"/gradio_api/queue/data?session_hash={self.session}"
 
 
 @contextlib.contextmanager

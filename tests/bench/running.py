@@ -134,14 +134,12 @@ class Call:
 
     def answer(self) -> dict[str, Any]:
         """The whole answer, without the times that it took; {"error": ...} if none."""
-        for message in self.messages():
-            if message["msg"] == "process_completed":
-                self.ended = time.monotonic()
-                output = message["output"]
-                if not message["success"]:
-                    return {"error": output.get("error")}
-                return {k: v for k, v in output["data"][0].items() if k != "timing"}
-        raise RuntimeError("the connection has ended before the answer")
+        every = [each for each in self.messages() if each["msg"] == "process_completed"]
+        self.ended = time.monotonic()
+        (end,) = every
+        if not end["success"]:
+            return {"error": end["output"].get("error")}
+        return {k: v for k, v in end["output"]["data"][0].items() if k != "timing"}
 
     def leave_after(self, seconds: float) -> None:
         """Listen for so long, then break the connection, whatever has come."""

@@ -40,6 +40,7 @@ def measure(app: App, count: int, within: float, seed: int) -> tuple[dict, bool]
     asked = questions(count)
     dice = random.Random(seed)
     moments = [dice.uniform(0, within) for _ in asked]
+    app.sent |= {each: app.upload(each) for each in {q.picture for q in asked}}
     with ThreadPoolExecutor(count) as users:
         together = list(users.map(lambda *each: one(app, *each), asked, moments))
     answers, calls = zip(*together)

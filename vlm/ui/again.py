@@ -19,6 +19,7 @@ from vlm.ui.view import View
 MAX_DISCS = 2000
 MAX_RADIUS = 0.2
 LEAST_SIDE = 1 / 32
+ONE = "This is for one picture. Remove the others, press Run, then try again."
 Discs = tuple[tuple[float, float, float], ...]
 """x, y and radius of each, in shares of the picture's width."""
 
@@ -70,7 +71,7 @@ def in_region(store: Store, data: Any, model: str, picture: str, *how: Any) -> A
     was no run yet.
 
     Raises:
-        ValueError: the run is not kept, or the box is none.
+        ValueError: the run is not kept or about several pictures, or the box is none.
     """
     box = _part(data, "box")
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_share, box)):
@@ -79,7 +80,7 @@ def in_region(store: Store, data: Any, model: str, picture: str, *how: Any) -> A
     if x2 - x1 < LEAST_SIDE or y2 - y1 < LEAST_SIDE:
         raise ValueError("This region is too small to see anything. Draw a larger one.")
     if _part(data, "run"):
-        picture = _run(store, data).ask.picture
+        picture = _of_one(_run(store, data).ask).picture
     *settings, _ = how  # a forced start was meant for another question
     prompt = prompts.region((x1, y1, x2, y2))
     return Again(Ask(model, picture, prompt, settings=Settings(*settings)))
@@ -89,7 +90,8 @@ def painted_over(store: Store, data: Any) -> Again:
     """`data` is {run, strokes: [{x, y, r}]}: the same question with parts in grey.
 
     Raises:
-        ValueError: the run is not kept or was stopped, or the strokes are none.
+        ValueError: the run is not kept, was stopped, or is about several pictures, or
+            the strokes are none.
     """
     kept, discs = _painted(store, data)
     return Again(kept.ask, kept.view, discs)
@@ -126,6 +128,7 @@ def another_try(store: Store, data: Any) -> View:
 
 def _painted(store: Store, data: Any) -> tuple[Run, Discs]:
     kept, strokes = _run(store, data), _part(data, "strokes")
+    _of_one(kept.ask)
     if kept.view is None:
         raise ValueError("This answer has no end yet. Let it finish, then paint.")
     if not isinstance(strokes, list) or not 1 <= len(strokes) <= MAX_DISCS:
@@ -144,6 +147,12 @@ def _run(store: Store, data: Any) -> Run:
     if kept is None:
         raise ValueError(LOST)
     return kept
+
+
+def _of_one(ask: Ask) -> Ask:
+    if ask.more:
+        raise ValueError(ONE)
+    return ask
 
 
 def _part(data: Any, key: str) -> Any:

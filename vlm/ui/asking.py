@@ -74,9 +74,11 @@ class Ask:
         model: the engine's name.
         prompt: as it was typed; it is cleaned here.
         start: a forced start of the answer, as text or as ids.
+        more: files of further pictures, read behind the first in this order.
 
     Raises:
-        ValueError: there is no picture, or the prompt or the start cannot be asked.
+        ValueError: there is no picture or there are too many, or the prompt or the
+            start cannot be asked.
     """
 
     model: str
@@ -84,16 +86,24 @@ class Ask:
     prompt: str
     start: str | tuple[int, ...] = ""
     settings: Settings = field(default_factory=Settings)
+    more: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.picture:
             raise ValueError("Choose a picture first: drop, paste or photograph one.")
+        if (count := len(self.pictures)) > pictures.MAX_PICTURES:
+            most = pictures.MAX_PICTURES
+            raise ValueError(f"These are {count} pictures; at most {most} are asked.")
         object.__setattr__(self, "prompt", prompts.cleaned(self.prompt))
         if len(self.start) > MAX_TOKENS:
             raise ValueError(
                 f"The start of the answer is {len(self.start)} long; "
                 f"at most {MAX_TOKENS}. Cut it."
             )
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        return self.picture, *self.more
 
     def told(self) -> dict[str, Any]:
         """What the viewer is told of it. The file's place is nobody's business."""
@@ -105,10 +115,12 @@ class Ask:
         }
 
 
-def asked_for(model: str, picture: str, prompt: str, *how: Any) -> Ask:
+def asked_for(
+    model: str, picture: str, prompt: str, *how: Any, more: tuple[str, ...] = ()
+) -> Ask:
     """From the page's controls: the fields of `Settings`, then the answer's start."""
     *values, start = how
-    return Ask(model, picture, prompt, start or "", Settings(*values))
+    return Ask(model, picture, prompt, start or "", Settings(*values), more)
 
 
 def views(
@@ -130,7 +142,7 @@ def views(
     Raises:
         ValueError: the picture cannot be read, or the model cannot be asked.
     """
-    image = pictures.read(ask.picture)
+    image = pictures.read_all(ask.pictures)
     begun = {
         **view.empty(engine.describe(), image),
         **ask.told(),

@@ -27,12 +27,20 @@ class Caller:
         yield from views(self._engines[ask.model], self._store, ask)
 
     def _ask(
-        self, image: Any, prompt: str, model: str, *, start: str = "", **settings: Any
+        self,
+        image: Any,
+        prompt: str,
+        model: str,
+        *,
+        start: str = "",
+        images: Any = None,
+        **settings: Any,
     ) -> Ask:
         if not isinstance(start, str):
             raise ValueError("An answer, or the start of one, is given as text.")
         name = named(self._engines, model)
-        return Ask(name, sent(image), prompt, start, Settings(**settings))
+        how = Settings(**settings)
+        return Ask(name, sent(image), prompt, start, how, sent_all(images))
 
     def _given(
         self, image: Any, prompt: str, model: str, answer: str
@@ -42,8 +50,8 @@ class Caller:
         if not ask.start:
             said = last(self._views(image, prompt, model))["tokens"]
             ask = replace(ask, start=tuple(each["id"] for each in said))
-        engine, picture = self._engines[ask.model], pictures.read(ask.picture)
-        steps = scored(engine, picture, ask.prompt, ask.start)
+        engine, image = self._engines[ask.model], pictures.read_all(ask.pictures)
+        steps = scored(engine, image, ask.prompt, ask.start)
         if not steps:
             raise ValueError("The answer has no token to look at. Give an answer.")
         return ask, steps
@@ -72,6 +80,15 @@ def sent(image: Any) -> str:
     if not is_file_obj_with_meta(image):
         raise ValueError("Send the picture as a file: handle_file(its path or URL).")
     return image["path"]
+
+
+def sent_all(images: Any) -> tuple[str, ...]:
+    """Where further pictures lie; each is checked as `sent` does."""
+    if images is None:
+        return ()
+    if not isinstance(images, list) or not all(images):
+        raise ValueError("Send further pictures as a list of files.")
+    return tuple(map(sent, images))
 
 
 def place(name: str, number: int | None, count: int) -> int | slice:

@@ -35,6 +35,7 @@ SCRIPTS = (
     "inside_parts.js",
     "inside.js",
 )
+SEVERAL = "The question was about several pictures. Shown is the first, as if alone."
 UNKNOWN = "This engine does not tell what it is made of. What is known of it is shown."
 
 
@@ -108,6 +109,8 @@ def shown(engine: Any, path: str | None, prompt: str | None, run: Run | None) ->
         image = pictures.read(ask.picture)
     except ValueError as error:
         return value | {"notice": str(error), "facts": facts}
+    if run and run.ask.more:
+        value["notice"] = value["notice"] or SEVERAL
     values = pixels(image, about["image_size"], channels=_channels(engine))
     values = values[0].permute(1, 2, 0).numpy()
     facts |= figures.of_picture(image.size, values)
@@ -195,8 +198,8 @@ def condensed(mask: np.ndarray, image: int) -> list[str]:
 
 def _answer(run: Run | None, ask: Ask) -> dict[str, Any]:
     """The last view of a run that asked the same, or one without an answer."""
-    asked = run and (run.ask.model, run.ask.picture, run.ask.prompt)
-    if run and run.view and asked == (ask.model, ask.picture, ask.prompt):
+    asked = run and (run.ask.model, run.ask.pictures, run.ask.prompt)
+    if run and run.view and asked == (ask.model, ask.pictures, ask.prompt):
         return run.view
     return {"tokens": [], "objects": []}
 

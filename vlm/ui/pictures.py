@@ -12,8 +12,12 @@ from gradio.processing_utils import encode_pil_to_bytes, hash_bytes
 from gradio.utils import get_upload_folder
 from PIL import Image, ImageDraw
 
-from vlm import picture_file
+from vlm import frames, picture_file
+from vlm.picture_file import FORMATS, MAX_PIXELS
+from vlm.video import CLIPS
 
+MAX_PICTURES = 16  # in one question
+MAX_CLIP = 400_000_000  # pixels of all frames together, as all must be decoded
 SHOWN_EDGE = 896
 MASK_EDGE = 2048  # pixels of a mask's longer side
 PAINTED_EDGE = 512  # the same of one that was painted: a hand is no surer
@@ -30,11 +34,44 @@ def read(path: str | os.PathLike) -> Image.Image:
         ) from None
 
 
+def read_all(paths: Sequence[str]) -> Image.Image | list[Image.Image]:
+    """What an engine is asked about: one picture, or several in a list.
+
+    ValueError: see `read`, or they are too large together.
+    """
+    images, pixels = [], 0
+    for path in paths:
+        images.append(read(path))
+        pixels += images[-1].width * images[-1].height
+        if pixels > MAX_PIXELS:
+            raise ValueError(
+                f"Together these pictures have more than {MAX_PIXELS // 1_000_000} "
+                "million pixels. Make them smaller, or take fewer."
+            )
+    return images if len(images) > 1 else images[0]
+
+
+def clip(path: str, most: int) -> list[str]:
+    """Files of a clip's frames, evenly spread over its time, no larger than shown.
+
+    None of a picture that does not move. ValueError: see `read`, or it is too long.
+    """
+    read(path)  # it says what is wrong with it
+    with Image.open(path, formats=FORMATS) as opened:
+        if not getattr(opened, "is_animated", False) or opened.format not in CLIPS:
+            return []
+        if opened.n_frames * opened.width * opened.height > MAX_CLIP:
+            raise ValueError(
+                f"This clip has {opened.n_frames} frames of {opened.width} x "
+                f"{opened.height} pixels. Make it shorter or smaller."
+            )
+        taken = frames(opened, most)
+    return [kept(_small(frame), "png") for frame in taken]
+
+
 def shown(image: Image.Image) -> dict:
     """A copy small enough to send, as the file entry that Gradio serves."""
-    small = image.copy()
-    small.thumbnail((SHOWN_EDGE, SHOWN_EDGE), Image.Resampling.LANCZOS)
-    return {"path": kept(small, "webp"), "meta": {"_type": "gradio.FileData"}}
+    return {"path": kept(_small(image), "webp"), "meta": {"_type": "gradio.FileData"}}
 
 
 def painted(
@@ -92,3 +129,9 @@ def _fill(
     pen = ImageDraw.Draw(image)
     for x, y, radius in discs:
         pen.circle((x * image.width, y * image.width), radius * image.width, fill=color)
+
+
+def _small(image: Image.Image) -> Image.Image:
+    small = image.copy()
+    small.thumbnail((SHOWN_EDGE, SHOWN_EDGE), Image.Resampling.LANCZOS)
+    return small

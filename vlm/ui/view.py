@@ -16,8 +16,15 @@ from vlm.ui import pictures
 View = dict[str, Any]
 
 
-def empty(about: dict[str, Any], image: Image.Image | None = None) -> View:
-    """A picture, or none yet, and no answer of an engine that describes itself so."""
+def empty(
+    about: dict[str, Any], image: Image.Image | list[Image.Image] | None = None
+) -> View:
+    """A picture, or none yet, and no answer of an engine that describes itself so.
+
+    Of several, all are told under `pictures`, and the first as if it were alone.
+    """
+    several = image if isinstance(image, list) else []
+    image = several[0] if several else image
     return {
         "text": "",
         "tokens": [],
@@ -28,6 +35,10 @@ def empty(about: dict[str, Any], image: Image.Image | None = None) -> View:
         "image": pictures.shown(image) if image else None,
         "width": image.width if image else 0,
         "height": image.height if image else 0,
+        "pictures": [
+            {"image": pictures.shown(each), "width": each.width, "height": each.height}
+            for each in several
+        ],
         "grid": list(about["grid"]),
         "image_size": about["image_size"],
         "layers": about["layers"],
@@ -54,11 +65,11 @@ def timing(first: float, seconds: float, count: int) -> dict[str, float | None]:
     return {"first": round(first, 3), "rate": rate and round(rate, 1)}
 
 
-def memory(engine: Any, count: int) -> int:
-    """Bytes of keys and values of the picture, <bos>, and `count` tokens behind it."""
+def memory(engine: Any, count: int, images: int = 1) -> int:
+    """Bytes of keys and values of the pictures, <bos>, and `count` tokens behind."""
     about = engine.describe()
     rows, columns = about["grid"]
-    return (rows * columns + 1 + count) * about["cache_bytes"]
+    return (images * rows * columns + 1 + count) * about["cache_bytes"]
 
 
 def prompt_tokens(engine: Any, prompt: str) -> list[dict]:

@@ -73,9 +73,9 @@ def test_the_maps_of_all_pictures_are_kept_under_each_other(run, tiny) -> None:
             own = image_attention(trace, index, image=number).numpy()
             part = maps[:, :, 8 * number : 8 * (number + 1)]
             np.testing.assert_allclose(part, own, atol=4e-3 * maps.max())
-    sizes = [(each["width"], each["height"]) for each in run.view["pictures"]]
+    told = [run.view, *run.view["more"]]
+    sizes = [(each["width"], each["height"]) for each in told]
     assert sizes == [image.size for image in opened_all()]
-    assert (run.view["width"], run.view["height"]) == sizes[0]
     rows = 8 * 8
     assert run.view["memory"] == (
         (3 * rows + 1 + len(run.view["prompt"]) + len(ids))
@@ -85,7 +85,7 @@ def test_the_maps_of_all_pictures_are_kept_under_each_other(run, tiny) -> None:
 
 def test_a_view_of_one_picture_names_no_others(tiny) -> None:
     *_, last = views(tiny, Store(2**26), Ask("tiny", PENGUINS, PROMPT))
-    assert last["pictures"] == []
+    assert last["more"] == []
 
 
 def test_more_pictures_than_are_asked_are_refused() -> None:
@@ -145,14 +145,14 @@ def test_ways_and_tests_are_of_the_picture_that_is_shown(run) -> None:
 
 def test_a_saved_run_carries_all_its_pictures(run) -> None:
     told = export.data(run.store.get(run.view["run"]))["view"]
-    assert len(told["pictures"]) == 3
-    for each, image in zip(told["pictures"], opened_all()):
+    assert len(told["more"]) == 2
+    for each, image in zip([told, *told["more"]], opened_all()):
         coded = each["image"]["url"].partition(",")[2]
         shown = Image.open(io.BytesIO(base64.b64decode(coded)))
         assert shown.width / shown.height == pytest.approx(
             image.width / image.height, 0.01
         )
-    assert "path" not in str(told["pictures"])
+    assert "path" not in str(told["more"])
 
 
 def test_inside_says_that_it_shows_the_first_alone(run, tiny) -> None:

@@ -1,7 +1,7 @@
 """Export: a finished run as data, and as a page that opens with no server.
 
 {"format": "paliscope-run", "version": 1,
- "view": the last view, its picture as a data URL,
+ "view": the last view, its pictures as data URLs,
  "maps": {"p1": ..., "a0": ...}}  # as the store gives them to the viewer
 """
 
@@ -65,9 +65,8 @@ def data(run: Run) -> dict[str, Any]:
         "view": {
             **run.view,
             "image": _carried(run.view["image"]),
-            "pictures": [
-                {**each, "image": _carried(each["image"])}
-                for each in run.view["pictures"]
+            "more": [
+                {**each, "image": _carried(each["image"])} for each in run.view["more"]
             ],
         },
         "maps": {key: packed(entry) for key, entry in run.entries.items()},

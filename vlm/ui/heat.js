@@ -96,6 +96,7 @@ function drawLegend() {
   const heat = wayShown() ?? heatShown(state.chosen, layerShown(), headShown());
   const whole = !heat || state.scale === "raw" ? 1 : heat.mass || 1;
   write(part(".peak"), heat ? spaced(fullOf(heat) / whole) : "–");
+  write(part(".on"), onPictures());
   write(part(".seen"), heat?.shares ? spaced(heat.shares[0]) : "–");
   const sinks = heat?.shares && state.scale === "sinks" ? sinkWords(heat) : "";
   write(part(".left-out"), heat?.title ?? sinks);

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from vlm.ui import again, keep, pictures, prompts, view
+from vlm.ui import again, keep, more, pictures, prompts, view
 from vlm.ui.again import Again
 from vlm.ui.asking import asked_for
 from vlm.ui.controls import Picture, Question, question, sampling
@@ -83,7 +83,7 @@ def _help(asked: Question, note: gr.HTML, engines: Models, switched: Callable) -
     def respoken(prompt: str, event: gr.EventData) -> str:
         return refusing(prompts.respoken, prompt or "", event.code)
 
-    picture, task, prompt, line, model, *_ = asked
+    _, _, task, prompt, line, model, *_ = asked
     quick = {"queue": False, **QUIET}
     gr.on(
         [prompt.change, model.change],
@@ -134,7 +134,7 @@ class _Ways:
         pressed = partial(gr.on, [asked.run.click, asked.prompt.submit])
         self._over(pressed)
         streaming = {"trigger_mode": "always_last", **MODEL, **QUIET}
-        run = pressed(self.probe, [turn, *controls], scope, **streaming)
+        run = pressed(self.probe, [turn, asked.more, *controls], scope, **streaming)
         follow = wanted.change(self.follow, [turn, wanted], scope, **streaming)
         self._over(scope.explain)
         why = scope.explain(self.explain, turn, scope, **streaming)
@@ -144,15 +144,14 @@ class _Ways:
         self._end_told(*runs)
         asked.stop.click(_ended, None, scope, cancels=runs, queue=False, **QUIET)
         # When a picture is removed, the first listener is still given the old one.
-        changed = gr.on(
-            [asked.picture.input, model.input],
-            lambda: None,
-            cancels=runs,
-            queue=False,
-            **QUIET,
-        )
-        changed.then(self.preview, [asked.picture, model], scope, **QUIET)
-        switched(self.renewed, [asked.picture, model], scope, **QUIET)
+        seen = [asked.picture, asked.more, model]
+        ending = {"cancels": runs, "queue": False, **QUIET}
+        changed = gr.on([asked.picture.input, model.input], lambda: None, **ending)
+        removed = asked.more.drop(lambda: None, **ending)
+        come = asked.more.bring(self.add, seen[:2], seen[:2], **ending)
+        for each in (changed.then, removed.then, come.success):
+            each(self.preview, seen, scope, **QUIET)
+        switched(self.renewed, seen, scope, **QUIET)
 
         self._wants(scope.branch, self.branch, None, [wanted])
         self._wants(scope.paint, self.paint, None, [wanted])
@@ -163,6 +162,8 @@ class _Ways:
             pick = self.picking(examples)
             filled = [asked.picture, asked.prompt, self.how[-1], wanted]
             self._wants(shelf.pick, pick, [model, *self.how], filled)
+            shelf.pick(more.none, None, asked.more, queue=False, **QUIET)
+        history.restore(more.none, None, asked.more, queue=False, **QUIET)
         self._over(history.restore)
         brought = {"outputs": [*controls, wanted], **QUIET}
         self._end_told(keep.wire(history, examples, self.engines, **brought))
@@ -184,10 +185,11 @@ class _Ways:
             each.failure(_ended, None, self.scope, queue=False, **QUIET)
 
     def probe(
-        self, turn: Turn, image: str, prompt: str, model: str, *how: Any
+        self, turn: Turn, further: Any, image: str, prompt: str, model: str, *how: Any
     ) -> Iterator[dict]:
         whom = self.engines.asked(model)
-        ask = refusing(asked_for, whom, image, prompt, *how)
+        others = refusing(more.places, further)
+        ask = refusing(asked_for, whom, image, prompt, *how, more=others)
         yield from self.follow(turn, Again(ask))
 
     def follow(self, turn: Turn, wanted: Again) -> Iterator[dict]:
@@ -204,13 +206,21 @@ class _Ways:
         for told in turn.take(refusing_all(news)):
             yield gr.update(tried=told)
 
-    def preview(self, path: str | None, model: str) -> dict:
-        image = refusing(pictures.read, path) if path else None
+    def add(
+        self, path: str | None, further: Any, event: gr.EventData
+    ) -> tuple[str, dict]:
+        return refusing(more.added, path, further, event._data)
+
+    def preview(self, path: str | None, further: Any, model: str) -> dict:
+        paths = [path, *refusing(more.places, further)] if path else []
+        image = refusing(pictures.read_all, paths) if paths else None
         return view.empty(self.engines.about(model), image)
 
-    def renewed(self, path: str | None, model: str, event: gr.EventData) -> dict:
+    def renewed(
+        self, path: str | None, further: Any, model: str, event: gr.EventData
+    ) -> dict:
         """An answer that is shown stays: it says whose it is."""
-        return self.preview(path, model) if event.idle else gr.skip()
+        return self.preview(path, further, model) if event.idle else gr.skip()
 
     def branch(self, event: gr.EventData) -> Again:
         return refusing(again.branched, self.store, event._data)

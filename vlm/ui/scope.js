@@ -15,6 +15,7 @@ const state = {
   head: MEAN,
   preview: null, // layer (if another than is kept) and head under the pointer
   patch: null,
+  picture: 0, // the one of several that is on the stage
   strength: 0.75,
   contrast: 0, // from -1 to 1
   scale: "image", // or "sinks": the image without them, or "raw"
@@ -30,6 +31,7 @@ function redraw() {
 function draw() {
   drawing = 0;
   drawPicture();
+  drawReel();
   drawHeads();
   drawTokens();
   drawLegend();
@@ -51,8 +53,10 @@ function draw() {
 function copied(value, before) {
   const tokens = before ? before.tokens : [];
   for (let i = tokens.length; i < value.tokens.length; i++) tokens.push({ ...value.tokens[i] });
-  const { objects, prompt, image, timing, ...rest } = { ...value, tokens };
-  return { ...rest, ...JSON.parse(JSON.stringify({ objects, prompt, image, timing })) };
+  const { objects, prompt, image, more, timing, ...rest } = { ...value, tokens };
+  const whole = { ...rest, ...JSON.parse(JSON.stringify({ objects, prompt, image, more, timing })) };
+  const first = { image: whole.image, width: whole.width, height: whole.height };
+  return { ...whole, pictures: [first, ...whole.more] };
 }
 
 function update() {
@@ -60,6 +64,7 @@ function update() {
   const value = copied(props.value, other ? null : state.value);
   state.value = value;
   if (other) begin(value);
+  putOnStage(value);
   loadPicture(value.image);
   appendTokens(value.tokens);
   if (state.follow && value.tokens.length) follow();
@@ -142,6 +147,7 @@ async function fetchAll(keys) {
 }
 
 function chooseObject(index) {
+  showPicture(0); // boxes lie there
   choose(keysOf(index), index);
   say(`Object ${index + 1}: ${state.value.objects[index].label}`);
 }

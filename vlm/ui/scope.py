@@ -20,6 +20,7 @@ SCRIPTS = (
     "ramp.js",
     "maps.js",
     "picture.js",
+    "reel.js",
     "sinks.js",
     "heat.js",
     "thumbs.js",
@@ -51,6 +52,7 @@ SCRIPTS = (
 STYLES = (
     "scope.css",
     "heat.css",
+    "reel.css",
     "explain.css",
     "trial.css",
     "tokens.css",

@@ -21,10 +21,9 @@ def empty(
 ) -> View:
     """A picture, or none yet, and no answer of an engine that describes itself so.
 
-    Of several, all are told under `pictures`, and the first as if it were alone.
+    The first is told as if it were alone, the others under `more`.
     """
-    several = image if isinstance(image, list) else []
-    image = several[0] if several else image
+    image, *more = image if isinstance(image, list) else [image]
     return {
         "text": "",
         "tokens": [],
@@ -35,9 +34,9 @@ def empty(
         "image": pictures.shown(image) if image else None,
         "width": image.width if image else 0,
         "height": image.height if image else 0,
-        "pictures": [
+        "more": [
             {"image": pictures.shown(each), "width": each.width, "height": each.height}
-            for each in several
+            for each in more
         ],
         "grid": list(about["grid"]),
         "image_size": about["image_size"],

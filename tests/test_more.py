@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,11 +109,20 @@ def add(page: Page, *files: str | Path | dict, count: int) -> None:
     expect(page.locator("#more li")).to_have_count(count, timeout=PATIENT)
 
 
+def take(page: Page, kind: str, folder: Path) -> Path:
+    page.click("#scope .save")
+    with page.expect_download() as coming:
+        page.click(f"#scope [data-save={kind}]")
+    file = folder / f"saved.{kind}"
+    coming.value.save_as(file)
+    return file
+
+
 def test_one_picture_looks_as_it_did_and_more_stand_beneath_it(page) -> None:
     assert page.locator("#more").bounding_box()["height"] == 0
     expect(page.locator("#scope .reel")).to_be_hidden()
     add(page, MEADOW, KITCHEN, count=2)
-    expect(page.locator("#more .count")).to_have_text("3 pictures, read in this order")
+    expect(page.locator("#more .count")).to_have_text("3 pictures, in this order")
     expect(page.locator("#more .advice")).to_contain_text("answers poorly")
     expect(page.locator("#scope .reel button")).to_have_count(3, timeout=QUICK)
     page.get_by_role("button", name="Remove picture 2").click()
@@ -123,7 +133,26 @@ def test_one_picture_looks_as_it_did_and_more_stand_beneath_it(page) -> None:
     assert page.locator("#more").bounding_box()["height"] < 40
 
 
-def test_each_picture_is_shown_with_its_own_heat(page) -> None:
+def test_what_is_not_taken_is_refused_in_words(page, tmp_path) -> None:
+    many = [tmp_path / f"{number}.png" for number in range(17)]
+    for number, path in enumerate(many):
+        Image.new("RGB", (20, 20), (number, 0, 0)).save(path)
+    video = {"name": "a.webm", "mimeType": "video/webm", "buffer": b"not a video"}
+    text = {"name": "<b>.txt", "mimeType": "text/plain", "buffer": b"<b>no picture</b>"}
+    say, toast = page.locator("#more .say"), page.get_by_test_id("toast-body")
+    for files, words in (
+        (many, "These are 17 pictures; at most 16 are asked."),
+        ([video, video], "A clip is asked about alone. Choose only it."),
+        ([video], "This could not be read or sent."),
+    ):
+        page.locator("#more input[type=file]").set_input_files(files)
+        expect(say).to_contain_text(words, timeout=PATIENT)
+    page.locator("#more input[type=file]").set_input_files([text])
+    expect(toast).to_contain_text("This file is not a picture", timeout=PATIENT)
+    expect(page.locator("#more li")).to_have_count(0)
+
+
+def test_each_picture_is_shown_with_its_own_heat(page, tmp_path) -> None:
     add(page, MEADOW, KITCHEN, count=2)
     answered(page, "detect cat ; dog ; ball")
     page.click("#scope .chip[data-key=a0]")
@@ -152,9 +181,18 @@ def test_each_picture_is_shown_with_its_own_heat(page) -> None:
         expect(button).to_have_attribute("title", re.compile("only where one picture"))
     expect(page.locator("#scope .of-first")).to_be_visible()
     page.click("#scope .objects .pick >> nth=0")
+    expect(page.locator("#scope .of-first")).to_contain_text("most at picture 3")
     expect(page.locator("#scope .reel button").first).to_have_attribute(
         "aria-pressed", "true"
     )
+    saved = take(page, "json", tmp_path)
+    assert len(json.loads(saved.read_text())["view"]["more"]) == 2
+    away = page.context.new_page()
+    away.goto(take(page, "html", tmp_path).as_uri())
+    away.click(".reel button:nth-child(2)")
+    expect(away.locator(".note")).to_contain_text("of 80 × 60 px")
+    expect(away.locator(".seen")).to_have_text(words[1])
+    away.close()
     page.click("#scope .save")
     page.click("#scope [data-save=link]")
     expect(page.locator("#scope .told p")).to_contain_text("room for one picture")

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from pages import EXAMPLES, serve
+from pages import EXAMPLES, PATIENT, answered, opened, serve
 from PIL import Image
+from playwright.sync_api import expect
 
 import vlm
 from vlm.probes import METHODS, image_attention
@@ -163,34 +164,60 @@ def test_inside_says_that_it_shows_the_first_alone(run, tiny) -> None:
 
 
 def test_a_clip_becomes_frames_and_a_picture_does_not(tmp_path, monkeypatch) -> None:
-    path = str(clip_at(tmp_path / "clip.gif", 20, size=(1200, 800)))
+    path = str(clip_at(tmp_path / "clip.gif", 20, size=(960, 32)))
     files = pictures.clip(path, 8)
     frames = [pictures.read(file) for file in files]
-    assert [frame.size for frame in frames] == [(896, 597)] * 8
+    assert [frame.size for frame in frames] == [(896, 30)] * 8
     reds = [frame.getpixel((5, 5))[0] for frame in frames]
     assert reds == pytest.approx([9 * n for n in (1, 3, 6, 8, 11, 13, 16, 18)], abs=4)
     assert pictures.clip(PENGUINS, 8) == []
-    monkeypatch.setattr(pictures, "MAX_CLIP", 20 * 1200 * 800 - 1)
-    with pytest.raises(ValueError, match="20 frames of 1200 x 800 pixels. Make it"):
+    monkeypatch.setattr(pictures, "MAX_CLIP", 20 * 960 * 32 - 1)
+    with pytest.raises(ValueError, match="20 frames of 960 x 32 pixels. Make it"):
         pictures.clip(path, 8)
 
 
-# --- the endpoint --------------------------------------------------------------------
+# --- the endpoint, and the page -------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def api(tiny) -> Iterator[Client]:
+def site(tiny) -> Iterator[SimpleNamespace]:
     with serve(tiny) as served:
-        yield Client(served.url, verbose=False)
+        yield served
 
 
-def test_probe_takes_further_pictures(api, tiny) -> None:
+def test_probe_takes_further_pictures(site, tiny, tmp_path) -> None:
+    api = Client(site.url, verbose=False)
     first, *others = map(handle_file, THREE)
     how = {"images": others, "max_tokens": 6, "api_name": "/probe"}
     told = api.predict(first, PROMPT, **how)
     steps = list(tiny.stream(opened_all(), PROMPT, max_tokens=6))
     assert [token["id"] for token in told["tokens"]] == [step.token for step in steps]
+    many = [tmp_path / f"{number}.png" for number in range(16)]
+    for number, path in enumerate(many):
+        Image.new("RGB", (20, 20), (number, 0, 0)).save(path)
     with pytest.raises(AppError, match="These are 17 pictures"):
-        api.predict(first, PROMPT, **{**how, "images": others * 8})
+        api.predict(first, PROMPT, **{**how, "images": [*map(handle_file, many)]})
     with pytest.raises(AppError):
         api.predict(first, PROMPT, **{**how, "images": ["/etc/passwd"]})
+
+
+def test_the_page_shows_what_the_model_saw_of_each_picture(site, browser, tiny) -> None:
+    page = next(pages := opened(site, browser, width=1280, height=1000))
+    page.locator("#more input[type=file]").set_input_files(THREE[1:])
+    expect(page.locator("#more li")).to_have_count(2, timeout=PATIENT)
+    answered(page, "detect cat")
+    page.click("#scope .chip[data-key=a0]")
+    trace = vlm.Trace()
+    list(tiny.stream(opened_all(), "detect cat", tap=trace))
+    for layer in (1, 2):
+        page.locator("#scope .layer input").fill(str(layer))
+        expect(page.locator("#scope .layer output")).to_have_text(f"{layer} / 3")
+        for number in range(3):
+            share = image_attention(trace, 0, layer=layer, image=number)
+            told = 100 * float(share.sum(dim=(-2, -1)).mean())
+            words = page.locator("#scope .reel span").nth(number).inner_text()
+            if words == "< 0.1 %":
+                assert told < 0.06
+            else:
+                assert float(words.split()[0]) == pytest.approx(told, rel=0.03, abs=0.6)
+    next(pages, None)

@@ -148,7 +148,9 @@ class _Ways:
         ending = {"cancels": runs, "queue": False, **QUIET}
         changed = gr.on([asked.picture.input, model.input], lambda: None, **ending)
         removed = asked.more.drop(lambda: None, **ending)
-        come = asked.more.bring(self.add, seen[:2], seen[:2], **ending)
+        asked.more.bring(lambda: None, **ending)
+        # Queued: without a queue the reader is not told why something is refused.
+        come = asked.more.bring(self.add, seen[:2], seen[:2], **QUIET)
         for each in (changed.then, removed.then, come.success):
             each(self.preview, seen, scope, **QUIET)
         switched(self.renewed, seen, scope, **QUIET)

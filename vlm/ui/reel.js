@@ -2,13 +2,10 @@
 // the stage, and what lies on patches is of it; boxes lie on the first.
 
 const reel = part(".reel");
+const BOXES = "An answer does not say which picture a box is in: they are drawn on the first.";
 
 function areSeveral() {
   return state.value.pictures.length > 1;
-}
-
-function onPictures() {
-  return areSeveral() ? "on all pictures" : "on the image";
 }
 
 // What the value says of the first picture is said of the one that is shown.
@@ -41,8 +38,11 @@ function drawReel() {
   while (reel.children.length < pictures.length) reel.append(reelButton(reel.children.length));
   const parts = partsOf(state.chosen, layerShown(), headShown());
   const most = parts && Math.max(...parts);
+  write(part(".of-first"), `${BOXES} ${most && state.object >= 0 ? whereWords(parts.indexOf(most)) : ""}`.trim());
   pictures.forEach(({ image }, i) => fillReel(reel.children[i], i, image.url, parts?.[i], most));
 }
+
+const whereWords = (number) => `The chosen one’s tokens looked most at picture ${number + 1}, in this layer and head.`;
 
 function reelButton(number) {
   const button = document.createElement("button");
@@ -63,6 +63,11 @@ function fillReel(button, number, url, share, most) {
   mark(button, "aria-pressed", number === state.picture);
   mark(button, "aria-label", `Picture ${number + 1}${seen && `: ${seen} of the attention`}`);
   mark(button, "title", seen ? `Of this layer and head’s attention, ${seen} is on picture ${number + 1}` : `Show picture ${number + 1}`);
+}
+
+// Of the attention that a heat is of, what lies on the picture that is shown.
+function seenOf({ shares }) {
+  return areSeveral() ? partsOf(state.chosen, layerShown(), headShown())[state.picture] : shares[0];
 }
 
 // The part of the attention of some tokens that lies on each picture; null before their

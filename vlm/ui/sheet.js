@@ -185,7 +185,8 @@ function cellWords({ layer, head }) {
   const box = sheet.view === "box" ? boxChosen() : null;
   const heat = heatShown(state.chosen, layer, head);
   const share = heat ? spaced(shareOf(heat, box && patchesInBox(box))) : "not known yet";
-  return `layer ${layer}, head ${head}: ${share} ${box ? "in the box" : onPictures()}`;
+  const where = areSeveral() ? "on all pictures" : "on the image";
+  return `layer ${layer}, head ${head}: ${share} ${box ? "in the box" : where}`;
 }
 
 function pointAtCell(cell) {

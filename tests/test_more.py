@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from fake_engine import FakeEngine
 from gradio.utils import get_upload_folder
 from pages import EXAMPLES, PATIENT, QUICK, answered, opened, serve
@@ -21,6 +22,7 @@ from vlm.ui.asking import asked_for
 PENGUINS, MEADOW, KITCHEN = (
     str(EXAMPLES / f"{name}.webp") for name in ("penguins", "meadow", "kitchen")
 )
+GRAVE = ("serious", "critical")
 
 
 def uploaded(image: Image.Image) -> str:
@@ -122,11 +124,14 @@ def test_one_picture_looks_as_it_did_and_more_stand_beneath_it(page) -> None:
     assert page.locator("#more").bounding_box()["height"] == 0
     expect(page.locator("#scope .reel")).to_be_hidden()
     add(page, MEADOW, KITCHEN, count=2)
-    expect(page.locator("#more .count")).to_have_text("3 pictures, in this order")
+    expect(page.locator("#more .count")).to_contain_text("2 more, in this order")
     expect(page.locator("#more .advice")).to_contain_text("answers poorly")
     expect(page.locator("#scope .reel button")).to_have_count(3, timeout=QUICK)
+    grave = Axe().run(page).response["violations"]
+    assert [each["id"] for each in grave if each["impact"] in GRAVE] == []
     page.get_by_role("button", name="Remove picture 2").click()
     expect(page.locator("#more li")).to_have_count(1)
+    expect(page.locator("#more .say")).to_have_text("Picture 2 is removed.")
     expect(page.locator("#scope .reel button")).to_have_count(2, timeout=QUICK)
     page.get_by_role("button", name="Only the first").click()
     expect(page.locator("#scope .reel")).to_be_hidden(timeout=QUICK)
@@ -170,9 +175,10 @@ def test_each_picture_is_shown_with_its_own_heat(page, tmp_path) -> None:
         canvas = page.locator("#scope .cells canvas")
         return hash(canvas.evaluate("(map) => map.toDataURL()"))
 
-    before, first = note(), maps()
+    before, first, reel = note(), maps(), page.locator("#scope .reel").bounding_box()
     page.click("#scope .reel button:nth-child(2)")
     expect(page.locator("#scope .note")).not_to_have_text(before)
+    assert page.locator("#scope .reel").bounding_box() == reel  # nothing moves
     assert "of 80 × 60 px" in note()  # the meadow is 640 x 480, on a grid of 8
     assert maps() != first
     for tool in ("region", "paint"):

@@ -15,7 +15,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from pages import EXAMPLES, PATIENT, answered, opened, serve
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 import vlm
 from vlm.probes import METHODS, image_attention
@@ -201,8 +201,12 @@ def test_probe_takes_further_pictures(site, tiny, tmp_path) -> None:
         api.predict(first, PROMPT, **{**how, "images": ["/etc/passwd"]})
 
 
-def test_the_page_shows_what_the_model_saw_of_each_picture(site, browser, tiny) -> None:
-    page = next(pages := opened(site, browser, width=1280, height=1000))
+@pytest.fixture
+def page(site, browser) -> Iterator[Page]:
+    yield from opened(site, browser, width=1280, height=1000)
+
+
+def test_the_page_shows_what_the_model_saw_of_each_picture(page, tiny) -> None:
     page.locator("#more input[type=file]").set_input_files(THREE[1:])
     expect(page.locator("#more li")).to_have_count(2, timeout=PATIENT)
     answered(page, "detect cat")
@@ -214,10 +218,9 @@ def test_the_page_shows_what_the_model_saw_of_each_picture(site, browser, tiny) 
         expect(page.locator("#scope .layer output")).to_have_text(f"{layer} / 3")
         for number in range(3):
             share = image_attention(trace, 0, layer=layer, image=number)
-            told = 100 * float(share.sum(dim=(-2, -1)).mean())
+            seen = 100 * float(share.sum(dim=(-2, -1)).mean())
             words = page.locator("#scope .reel span").nth(number).inner_text()
             if words == "< 0.1 %":
-                assert told < 0.06
+                assert seen < 0.06
             else:
-                assert float(words.split()[0]) == pytest.approx(told, rel=0.03, abs=0.6)
-    next(pages, None)
+                assert float(words.split()[0]) == pytest.approx(seen, rel=0.03, abs=0.6)

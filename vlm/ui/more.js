@@ -14,7 +14,7 @@ function draw() {
   more.toggleAttribute("data-some", files.length > 0);
   more.toggleAttribute("data-full", files.length + 1 >= most);
   part(".row").hidden = part(".advice").hidden = !files.length;
-  write(part(".count"), `${files.length + 1} pictures, in this order`);
+  write(part(".count"), `Followed by ${files.length} more, in this order`);
   part("ul").replaceChildren(...files.map(itemOf));
 }
 
@@ -30,7 +30,7 @@ function itemOf(file, index) {
 }
 
 function keep(files, words) {
-  props.value = { files, told: "" };
+  props.value = { files, told: words };
   draw();
   say(words);
   trigger("drop", {});
@@ -43,7 +43,8 @@ function remove(index) {
 }
 
 async function add(files) {
-  if (!files.length || busy) return;
+  if (!files.length) return;
+  if (busy) return say("The last ones are still on their way. Try again in a moment.");
   busy = true;
   try {
     const isClip = ({ type }) => type.startsWith("video/");

@@ -24,7 +24,6 @@ function showPicture(number) {
   maps.sums.clear();
   leasts.clear();
   loadPicture(state.value.image);
-  setPhase(root.dataset.phase);
   say(`Picture ${number + 1} of ${state.value.pictures.length}`);
   redraw();
 }
@@ -38,11 +37,14 @@ function drawReel() {
   while (reel.children.length < pictures.length) reel.append(reelButton(reel.children.length));
   const parts = partsOf(state.chosen, layerShown(), headShown());
   const most = parts && Math.max(...parts);
-  write(part(".of-first"), `${BOXES} ${most && state.object >= 0 ? whereWords(parts.indexOf(most)) : ""}`.trim());
+  const looked = most && state.object >= 0 ? ` ${lookedWords(parts.indexOf(most))}` : "";
+  write(part(".of-first"), BOXES + looked);
   pictures.forEach(({ image }, i) => fillReel(reel.children[i], i, image.url, parts?.[i], most));
 }
 
-const whereWords = (number) => `The chosen one’s tokens looked most at picture ${number + 1}, in this layer and head.`;
+function lookedWords(number) {
+  return `The chosen one’s tokens looked most at picture ${number + 1}, in this layer and head.`;
+}
 
 function reelButton(number) {
   const button = document.createElement("button");
@@ -75,6 +77,7 @@ function seenOf({ shares }) {
 function partsOf(keys, layer, head) {
   const known = keys.filter((key) => maps.kept.has(key));
   if (!known.length) return null;
+  if (head === VARIED) return partsOf(known, layer, mostVaried(known, layer));
   return remembered(`${known}:${layer}:${head} by picture`, () => {
     const parts = new Float32Array(state.value.pictures.length);
     const [from, to] = headRange(head);

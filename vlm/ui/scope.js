@@ -95,8 +95,9 @@ function begin(value) {
 function setPhase(phase) {
   root.dataset.phase = phase;
   part(".invite").hidden = Boolean(state.value.image);
-  const { width, height } = state.value;
-  if (width) stage.style.setProperty("--ratio", width / height);
+  // That of the tallest: nothing moves when another of several is shown.
+  const ratios = state.value.pictures.map(({ width, height }) => width / height);
+  if (state.value.image) stage.style.setProperty("--ratio", Math.min(...ratios));
 }
 
 // The newest token is shown as it comes. One question at a time: a slow connection

@@ -197,8 +197,8 @@ def test_probe_takes_further_pictures(site, tiny, tmp_path) -> None:
         Image.new("RGB", (20, 20), (number, 0, 0)).save(path)
     with pytest.raises(AppError, match="These are 17 pictures"):
         api.predict(first, PROMPT, **{**how, "images": [*map(handle_file, many)]})
-    with pytest.raises(AppError):
-        api.predict(first, PROMPT, **{**how, "images": ["/etc/passwd"]})
+    with pytest.raises(AppError, match="Send the picture as a file"):
+        api.predict(first, PROMPT, **{**how, "images": [MEADOW]})
 
 
 @pytest.fixture

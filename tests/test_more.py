@@ -133,6 +133,10 @@ def test_one_picture_looks_as_it_did_and_more_stand_beneath_it(page) -> None:
     expect(page.locator("#more li")).to_have_count(1)
     expect(page.locator("#more .say")).to_have_text("Picture 2 is removed.")
     expect(page.locator("#scope .reel button")).to_have_count(2, timeout=QUICK)
+    add(page, KITCHEN, count=2)
+    page.get_by_label("Remove Image").click()
+    expect(page.locator("#more li")).to_have_count(1, timeout=QUICK)
+    expect(page.locator("#scope .reel button")).to_have_count(2, timeout=QUICK)
     page.get_by_role("button", name="Only the first").click()
     expect(page.locator("#scope .reel")).to_be_hidden(timeout=QUICK)
     assert page.locator("#more").bounding_box()["height"] < 40

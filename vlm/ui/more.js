@@ -14,7 +14,7 @@ function draw() {
   more.toggleAttribute("data-some", files.length > 0);
   more.toggleAttribute("data-full", files.length + 1 >= most);
   part(".row").hidden = part(".advice").hidden = !files.length;
-  write(part(".count"), `Followed by ${files.length} more, in this order`);
+  write(part(".count"), `${files.length} more, in this order`);
   part("ul").replaceChildren(...files.map(itemOf));
 }
 

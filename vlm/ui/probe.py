@@ -12,6 +12,7 @@ import gradio as gr
 
 from vlm.ui import again, keep, more, pictures, prompts, view
 from vlm.ui.again import Again
+from vlm.ui.album import files
 from vlm.ui.asking import asked_for
 from vlm.ui.controls import Picture, Question, question, sampling
 from vlm.ui.examples import Example, Examples
@@ -151,7 +152,8 @@ class _Ways:
         asked.more.bring(lambda: None, **ending)
         # Queued: without a queue the reader is not told why something is refused.
         come = asked.more.bring(self.add, seen[:2], seen[:2], **QUIET)
-        for each in (changed.then, removed.then, come.success):
+        moved = changed.then(self.move_up, seen[:2], seen[:2], **QUIET)
+        for each in (moved.then, removed.then, come.success):
             each(self.preview, seen, scope, **QUIET)
         switched(self.renewed, seen, scope, **QUIET)
 
@@ -212,6 +214,13 @@ class _Ways:
         self, path: str | None, further: Any, event: gr.EventData
     ) -> tuple[str, dict]:
         return refusing(more.added, path, further, event._data)
+
+    def move_up(self, path: str | None, further: Any) -> tuple:
+        """Where the first picture is removed, the next one takes its place."""
+        others = refusing(more.places, further)
+        if path or not others:
+            return gr.skip(), gr.skip()
+        return others[0], {**more.none(), "files": files(others[1:])}
 
     def preview(self, path: str | None, further: Any, model: str) -> dict:
         paths = [path, *refusing(more.places, further)] if path else []

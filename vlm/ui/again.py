@@ -128,9 +128,9 @@ def another_try(store: Store, data: Any) -> View:
 
 def _painted(store: Store, data: Any) -> tuple[Run, Discs]:
     kept, strokes = _run(store, data), _part(data, "strokes")
-    _of_one(kept.ask)
     if kept.view is None:
         raise ValueError("This answer has no end yet. Let it finish, then paint.")
+    _of_one(kept.ask)
     if not isinstance(strokes, list) or not 1 <= len(strokes) <= MAX_DISCS:
         raise ValueError(f"Paint something first: 1 to {MAX_DISCS} dabs of the brush.")
     discs = tuple(tuple(_part(each, key) for key in "xyr") for each in strokes)

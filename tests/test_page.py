@@ -314,7 +314,7 @@ def cut() -> bytes:
     ("name", "data", "message"),
     [
         ("text.png", b"not a picture at all", "not a picture"),
-        ("bomb.png", bomb(), "at most 40 million"),
+        ("bomb.png", bomb(), "at most 25 million"),
         ("cut.png", cut(), "damaged or cut short"),
         ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"),
     ],

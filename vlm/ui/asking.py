@@ -73,7 +73,7 @@ class Ask:
     Attributes:
         model: the engine's name.
         prompt: as it was typed; it is cleaned here.
-        start: a forced start of the answer, as text or as ids.
+        start: a forced start of the answer, as text, which is cleaned too, or as ids.
 
     Raises:
         ValueError: there is no picture, or the prompt or the start cannot be asked.
@@ -94,6 +94,8 @@ class Ask:
                 f"The start of the answer is {len(self.start)} long; "
                 f"at most {MAX_TOKENS}. Cut it."
             )
+        if isinstance(self.start, str):
+            object.__setattr__(self, "start", prompts.unhidden(self.start))
 
     def told(self) -> dict[str, Any]:
         """What the viewer is told of it. The file's place is nobody's business."""

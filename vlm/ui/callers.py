@@ -8,10 +8,12 @@ from typing import Any
 from gradio_client.utils import is_file_obj_with_meta
 
 import vlm
-from vlm.ui import pictures, view
+from vlm.probes import METHODS
+from vlm.ui import pictures, prompts, view
 from vlm.ui.answering import scored
 from vlm.ui.asking import Ask, Settings, views
 from vlm.ui.models import Models
+from vlm.ui.refusing import warn
 from vlm.ui.store import Store
 
 
@@ -32,6 +34,7 @@ class Caller:
         if not isinstance(start, str):
             raise ValueError("An answer, or the start of one, is given as text.")
         name = named(self._engines, model)
+        warn(prompts.notice(prompt))
         return Ask(name, sent(image), prompt, start, Settings(**settings))
 
     def _given(
@@ -70,8 +73,22 @@ def sent(image: Any) -> str:
     if image is None:
         return ""
     if not is_file_obj_with_meta(image):
-        raise ValueError("Send the picture as a file: handle_file(its path or URL).")
+        raise ValueError("Send the picture as a file: handle_file(its path).")
     return image["path"]
+
+
+def way(method: Any) -> str:
+    """The name of a way to explain."""
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"There is no {method!r}, only {', '.join(METHODS)}.")
+    return method
+
+
+def position(token: Any, count: int) -> int:
+    """Which one of an answer's tokens is meant, from 0."""
+    if token is None:
+        raise ValueError(f"token is null; give one from 0 to {count - 1}, or -1.")
+    return range(count)[place("token", token, count)]
 
 
 def place(name: str, number: int | None, count: int) -> int | slice:

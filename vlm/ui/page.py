@@ -9,6 +9,7 @@ import gradio as gr
 
 from vlm.ui import api, compare, inside, pairs, probe
 from vlm.ui.examples import listed
+from vlm.ui.gate import SERVER, Page
 from vlm.ui.header import Header, told
 from vlm.ui.models import Models
 
@@ -29,7 +30,7 @@ def build(
     models = engines if isinstance(engines, Models) else Models.of(engines)
     # Gradio gives out no other files than those that were uploaded, and these.
     gr.set_static_paths([examples])
-    with gr.Blocks(
+    with Page(
         title="PaliScope: see what PaliGemma sees",
         fill_width=True,
         analytics_enabled=False,
@@ -64,6 +65,8 @@ def launch(demo: gr.Blocks, **options: Any) -> tuple:
         favicon_path=FOLDER / "logo.svg",
         footer_links=["api"],
         max_file_size="16mb",
+        app_kwargs={**SERVER},  # Gradio adds to it
+        enable_monitoring=False,
         run_history=False,
         show_error=False,
         ssr_mode=False,

@@ -8,6 +8,8 @@ from typing import Any
 
 import gradio as gr
 
+MOST = 300  # characters of a message's beginning, and of its end
+
 
 def refusing(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     """What the function returns; its ValueError becomes a message."""
@@ -29,6 +31,18 @@ def refusal(message: str) -> gr.Error:
     return gr.Error(as_text(message), print_exception=False)
 
 
+def warn(message: str) -> None:
+    """Tell of something that does not keep a question from being asked."""
+    if message:
+        gr.Warning(as_text(message))
+
+
 def as_text(message: str) -> str:
-    """Gradio shows messages as markup, and some repeat what a stranger wrote."""
+    """Gradio shows messages as markup, and some repeat what a stranger wrote.
+
+    That may be of any length, and hold halves of characters, which cannot be sent.
+    """
+    if len(message) > 2 * MOST:
+        message = f"{message[:MOST]} … {message[-MOST:]}"
+    message = message.encode("utf-8", "replace").decode()
     return html.escape(message, quote=False)

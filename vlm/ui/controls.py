@@ -133,6 +133,7 @@ def _chosen(
     tries: int,
     most: int,
 ) -> str:
+    style, tries = style or STYLES[0], tries or 1  # a control may be empty
     figures = {"Temperature": temperature, "Top-p": top_p, "Top-k": top_k}
     said = [f"{style.lower()} {figures.get(style, '')}".strip()]
     if style != "Greedy" and tries > 1:

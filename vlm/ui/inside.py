@@ -19,6 +19,7 @@ from vlm.anatomy import Part, Token
 from vlm.image import pixels
 from vlm.tokenizer import LOCS, SEGS
 from vlm.ui import figures, pictures, zero
+from vlm.ui.again import part
 from vlm.ui.asking import MAX_TOKENS, Ask
 from vlm.ui.models import Models
 from vlm.ui.probe import MODEL, Probe
@@ -46,12 +47,12 @@ def build(engines: Models, tab: gr.Tab, probe: Probe, switched: Callable) -> Non
     """
     inside = Inside(elem_id="inside")
 
-    def engine_of(view: dict | None) -> Any:
-        name = engines.asked((view or {}).get("model"))
+    def engine_of(view: Any) -> Any:
+        name = engines.asked(part(view, "model"))
         return refusing(engines.__getitem__, name)
 
-    def show(path: str | None, prompt: str | None, view: dict | None) -> dict:
-        run = probe.store.get(str((view or {}).get("run")))
+    def show(path: str | None, prompt: str | None, view: Any) -> dict:
+        run = probe.store.get(str(part(view, "run")))
         return shown(engine_of(view), path, prompt, run)
 
     asking = {"inputs": [probe.picture, probe.prompt, probe.scope], "outputs": inside}
@@ -60,7 +61,7 @@ def build(engines: Models, tab: gr.Tab, probe: Probe, switched: Callable) -> Non
     inside.look(show, **asking, **quiet)
     switched(show, **asking, **quiet)
 
-    def within(path: str | None, view: dict | None, event: gr.EventData) -> dict:
+    def within(path: str | None, view: Any, event: gr.EventData) -> dict:
         return gr.update(within=refusing(looked, engine_of(view), path, event._data))
 
     inside.within(within, [probe.picture, probe.scope], inside, **MODEL, **quiet)

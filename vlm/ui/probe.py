@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from vlm.ui import again, keep, pictures, prompts, view
-from vlm.ui.again import Again
+from vlm.ui.again import Again, part
 from vlm.ui.asking import asked_for
 from vlm.ui.controls import Picture, Question, question, sampling
 from vlm.ui.examples import Example, Examples
@@ -20,7 +20,7 @@ from vlm.ui.hint import hint
 from vlm.ui.history import History
 from vlm.ui.lint import lint
 from vlm.ui.models import Models
-from vlm.ui.refusing import refusing, refusing_all
+from vlm.ui.refusing import refusal, refusing, refusing_all, warn
 from vlm.ui.scope import Scope
 from vlm.ui.store import Store
 from vlm.ui.trying import tried
@@ -74,14 +74,18 @@ def _help(asked: Question, note: gr.HTML, engines: Models, switched: Callable) -
         return task.name if task else None, hint(prompt or "", engines.about(model))
 
     def rephrased(name: str, prompt: str) -> str:
-        return prompts.rephrased(prompt or "", prompts.named(name))
+        task = refusing(prompts.named, name)
+        return prompts.rephrased(prompts.unhidden(prompt or ""), task)
 
     def repaired(prompt: str, model: str) -> str:
-        advice = lint(prompt or "", engines.about(model))[:1]
-        return next((each.repair for each in advice), None) or prompt
+        typed = prompt or ""
+        advice = lint(typed, engines.about(model))[:1]
+        repair = next((each.repair for each in advice), None)
+        return repair or prompts.unhidden(typed)
 
     def respoken(prompt: str, event: gr.EventData) -> str:
-        return refusing(prompts.respoken, prompt or "", event.code)
+        code = str(part(event._data, "code"))
+        return refusing(prompts.respoken, prompts.unhidden(prompt or ""), code)
 
     picture, task, prompt, line, model, *_ = asked
     quick = {"queue": False, **QUIET}
@@ -187,10 +191,13 @@ class _Ways:
         self, turn: Turn, image: str, prompt: str, model: str, *how: Any
     ) -> Iterator[dict]:
         whom = self.engines.asked(model)
+        warn(prompts.notice(prompt))
         ask = refusing(asked_for, whom, image, prompt, *how)
         yield from self.follow(turn, Again(ask))
 
-    def follow(self, turn: Turn, wanted: Again) -> Iterator[dict]:
+    def follow(self, turn: Turn, wanted: Again | None) -> Iterator[dict]:
+        if wanted is None:
+            raise refusal(again.LOST)
         news = wanted.views(self.engines, self.store)
         yield from turn.take(refusing_all(news))
 
@@ -210,7 +217,8 @@ class _Ways:
 
     def renewed(self, path: str | None, model: str, event: gr.EventData) -> dict:
         """An answer that is shown stays: it says whose it is."""
-        return self.preview(path, model) if event.idle else gr.skip()
+        idle = part(event._data, "idle")
+        return self.preview(path, model) if idle else gr.skip()
 
     def branch(self, event: gr.EventData) -> Again:
         return refusing(again.branched, self.store, event._data)
@@ -235,7 +243,10 @@ class _Ways:
 
     def picking(self, examples: list[Example]) -> Callable:
         def pick(event: gr.EventData, model: str, *how: Any) -> tuple:
-            example = examples[event.index]
+            index = part(event._data, "index")
+            if type(index) is not int or index not in range(len(examples)):
+                raise refusal("There is no such example. Choose another.")
+            example = examples[index]
             picture = str(example.picture)
             *settings, _ = how
             whom = self.engines.asked(model)

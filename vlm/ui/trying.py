@@ -46,7 +46,8 @@ def tried(engines: Models, store: Store, data: Any) -> Iterator[dict[str, Any]]:
     asked = answered(engines, run.ask, ids)
     options = OPTIONS[name](asked, given, run, store)
     told = {"run": given["run"], "token": token, "trial": name}
-    told["number"] = number if type(number) is int else 0
+    # What is larger than 64 bits cannot be sent back.
+    told["number"] = number if type(number) is int and 0 <= number < 2**53 else 0
     shown = 0.0
     with contextlib.closing(passes(name, asked, token, **options)) as news:
         for done, of, found in news:

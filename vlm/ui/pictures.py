@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from gradio.processing_utils import encode_pil_to_bytes, hash_bytes
 from gradio.utils import get_upload_folder
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from vlm import picture_file
 
+LANCZOS = Image.Resampling.LANCZOS
 SHOWN_EDGE = 896
 MASK_EDGE = 2048  # pixels of a mask's longer side
 PAINTED_EDGE = 512  # the same of one that was painted: a hand is no surer
+KEPT_SECONDS = 3600  # of copies, as of uploads: see `vlm.ui.page.build`
 GREY = (127, 127, 127)  # the middle of what a model takes: it says nothing
 
 
-def read(path: str | os.PathLike) -> Image.Image:
-    """The picture in a file: upright, on white, RGB. ValueError says what is wrong."""
+def read(path: str | os.PathLike, *, held: int = 0) -> Image.Image:
+    """The picture in a file: upright, on white, RGB. ValueError says what is wrong.
+
+    `held` is what other pictures of the request take: see `vlm.picture_file.read`.
+    """
     try:
-        return picture_file.read(path)
+        return picture_file.read(path, held=held)
     except FileNotFoundError:
         raise ValueError(
             "This picture is no longer kept here. Choose it once more."
         ) from None
 
 
+def bytes_of(image: Image.Image) -> int:
+    """The bytes that an RGB picture takes in memory."""
+    return 4 * image.width * image.height
+
+
 def shown(image: Image.Image) -> dict:
     """A copy small enough to send, as the file entry that Gradio serves."""
-    small = image.copy()
-    small.thumbnail((SHOWN_EDGE, SHOWN_EDGE), Image.Resampling.LANCZOS)
+    small = image
+    if max(image.size) > SHOWN_EDGE:
+        small = ImageOps.contain(image, (SHOWN_EDGE, SHOWN_EDGE), LANCZOS)
     return {"path": kept(small, "webp"), "meta": {"_type": "gradio.FileData"}}
 
 
@@ -43,8 +56,10 @@ def painted(
     """A copy of the picture with grey discs, and nothing else changed; its path.
 
     Discs are x, y and radius in shares of the picture's width. ValueError: see `read`.
+    Such copies are removed after an hour, at the next painting.
     """
-    image = read(path).copy()
+    _sweep()
+    image = read(path)
     _fill(image, discs, GREY)
     return kept(image, "png")
 
@@ -81,9 +96,22 @@ def kept(image: Image.Image, format: str) -> str:
     except FileNotFoundError:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as part:
-            part.write(content)
-        os.replace(part.name, place)
+            try:
+                part.write(content)
+                part.flush()
+                os.replace(part.name, place)
+            except OSError:  # such as a full disk
+                os.unlink(part.name)
+                raise
     return str(place)
+
+
+def _sweep() -> None:
+    """Remove old copies: no component shows them, so Gradio does not know of them."""
+    for file in Path(get_upload_folder()).glob("*/image.png"):
+        with contextlib.suppress(FileNotFoundError):  # somebody else's request was here
+            if time.time() - file.stat().st_mtime > KEPT_SECONDS:
+                file.unlink()
 
 
 def _fill(

@@ -15,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 NEEDED = Path(__file__).parents[1] / "requirements.txt"
+DATABASE = "https://pypi.org/pypi/pip/json"
 SECONDS = 60
 
 
@@ -40,7 +41,8 @@ def test_no_package_has_a_known_fault_that_a_later_version_mends(tmp_path):
         pytest.skip(f"the database of faults did not answer: {error!r}")
     unknown = [each["name"] for each in packages if "skip_reason" in each]
     if len(unknown) > len(packages) / 2:
-        pytest.skip(f"the database of faults does not know {', '.join(unknown)}")
+        which = f"{len(unknown)} of {len(packages)} packages"
+        pytest.skip(f"the database of faults does not know {which}")
     faults = [
         (f"{each['name']} {each['version']}: {fault['id']}", fault["fix_versions"])
         for each in packages

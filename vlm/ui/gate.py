@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.route_utils import FnIndexInferError
+from gradio.utils import get_upload_folder, is_in_or_equal, is_static_file
 from gradio_client.utils import is_file_obj_with_meta, is_http_url_like, traverse
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -43,13 +44,13 @@ CLOSED = ("process_recording", "deep_link", "dev/")
 
 
 class Page(gr.Blocks):
-    """Blocks that open no address, and tell in a sentence what they cannot take."""
+    """Blocks that open no file but what was sent, and tell what they cannot take."""
 
     async def preprocess_data(
         self, block_fn: Any, inputs: list[Any], *state: Any, **options: Any
     ) -> list[Any]:
         try:
-            traverse(inputs, _refuse_address, is_file_obj_with_meta)
+            traverse(inputs, _check_file, is_file_obj_with_meta)
             return await super().preprocess_data(block_fn, inputs, *state, **options)
         except gr.Error:
             raise
@@ -118,7 +119,11 @@ def _most(path: str) -> int:
     return MAX_MCP if path.startswith("mcp") else MAX_BODY
 
 
-def _refuse_address(file: dict) -> dict:
-    if is_http_url_like(file["path"]):
+def _check_file(file: dict) -> dict:
+    """Uploaded, or one of the page's own. Gradio looks only once it serves."""
+    path = file["path"]
+    if is_http_url_like(path):
         raise refusal(ADDRESS)
+    if not is_in_or_equal(path, get_upload_folder()) and not is_static_file(path):
+        raise refusal(UNFIT)
     return file

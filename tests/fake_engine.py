@@ -169,6 +169,7 @@ class FakeEngine:
     def _step(self, index: int, text: str) -> Step:
         sure = (0.96, 0.88, 0.74, 0.93, 0.41)[index % 5]
         loc = re.fullmatch(r"<loc(\d{4})>", text)
+        loc = loc if loc and int(loc[1]) < 1024 else None
         bin = int(loc[1]) if loc else None
         others = (
             [f"<loc{(bin + d) % 1024:04d}>" for d in (-3, 2, 5, -8)] if loc else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import socket
@@ -231,6 +232,29 @@ def test_an_event_may_be_anything(listeners, name, event):
     inputs = listeners.plausible(listener)
     with pytest.raises(gr.Error) if name != "renewed" else contextlib.nullcontext():
         listeners.call(listener, inputs, event)
+
+
+@pytest.mark.parametrize("name", ["respoken", "bring", "pick", "branch", "region"])
+def test_there_may_be_no_event(listeners, name):
+    listener = listeners.named(name)
+    inputs = [*listeners.plausible(listener), None]  # where the event belongs
+    with pytest.raises(gr.Error):
+        called_without(listener.fn, inputs)
+
+
+def called_without(function, inputs):
+    """Call it as Gradio does where nothing has happened: with None for the event."""
+    names = list(inspect.signature(function).parameters)
+    given = [value for value in inputs if value is not None]
+    place = names.index("event")
+    return function(*given[:place], None, *given[place : len(names) - 1])
+
+
+def test_what_only_the_browser_does_is_not_called(listeners):
+    ours = listeners.demo.fns.values()
+    (listener,) = [each for each in ours if each.fn is None and each.js][:1]
+    with pytest.raises(gr.Error, match="not what this asks for"):
+        listeners.call(listener, [None] * len(listener.inputs), None)
 
 
 @pytest.mark.parametrize("view", [None, 5, "x", [], {"run": {}}, {"model": ["x"]}])

@@ -146,6 +146,11 @@ def _run(store: Store, data: Any) -> Run:
     return kept
 
 
+def sent(event: Any) -> Any:
+    """What came with an event; None if it came from no browser, and has nothing."""
+    return getattr(event, "_data", None)
+
+
 def part(data: Any, key: str) -> Any:
     """What a browser sent under a key; None if it sent no such thing."""
     return data.get(key) if isinstance(data, dict) else None

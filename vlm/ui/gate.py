@@ -49,6 +49,8 @@ class Page(gr.Blocks):
     async def preprocess_data(
         self, block_fn: Any, inputs: list[Any], *state: Any, **options: Any
     ) -> list[Any]:
+        if block_fn.fn is None:  # the browser's own; there is nothing to call here
+            raise refusal(UNFIT)
         try:
             traverse(inputs, _check_file, is_file_obj_with_meta)
             return await super().preprocess_data(block_fn, inputs, *state, **options)

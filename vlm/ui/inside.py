@@ -19,7 +19,7 @@ from vlm.anatomy import Part, Token
 from vlm.image import pixels
 from vlm.tokenizer import LOCS, SEGS
 from vlm.ui import figures, pictures, zero
-from vlm.ui.again import part
+from vlm.ui.again import part, sent
 from vlm.ui.asking import MAX_TOKENS, Ask
 from vlm.ui.models import Models
 from vlm.ui.probe import MODEL, Probe
@@ -62,7 +62,7 @@ def build(engines: Models, tab: gr.Tab, probe: Probe, switched: Callable) -> Non
     switched(show, **asking, **quiet)
 
     def within(path: str | None, view: Any, event: gr.EventData) -> dict:
-        return gr.update(within=refusing(looked, engine_of(view), path, event._data))
+        return gr.update(within=refusing(looked, engine_of(view), path, sent(event)))
 
     inside.within(within, [probe.picture, probe.scope], inside, **MODEL, **quiet)
 

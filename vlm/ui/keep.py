@@ -11,7 +11,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from vlm.ui import pictures
-from vlm.ui.again import Again, part
+from vlm.ui.again import Again, part, sent
 from vlm.ui.asking import Ask, Settings
 from vlm.ui.examples import Example
 from vlm.ui.history import History
@@ -37,7 +37,7 @@ def wire(
     """
 
     def bring(event: gr.EventData) -> tuple:
-        ask = refusing(restored, part(event._data, "asked"), examples)
+        ask = refusing(restored, part(sent(event), "asked"), examples)
         here = models.asked(ask.model)
         if ask.model != here:
             note = f"This was asked of {ask.model}. Here {here} answers."

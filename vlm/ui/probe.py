@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from vlm.ui import again, keep, pictures, prompts, view
-from vlm.ui.again import Again, part
+from vlm.ui.again import Again, part, sent
 from vlm.ui.asking import asked_for
 from vlm.ui.controls import Picture, Question, question, sampling
 from vlm.ui.examples import Example, Examples
@@ -84,7 +84,7 @@ def _help(asked: Question, note: gr.HTML, engines: Models, switched: Callable) -
         return repair or prompts.unhidden(typed)
 
     def respoken(prompt: str, event: gr.EventData) -> str:
-        code = str(part(event._data, "code"))
+        code = str(part(sent(event), "code"))
         return refusing(prompts.respoken, prompts.unhidden(prompt or ""), code)
 
     picture, task, prompt, line, model, *_ = asked
@@ -202,12 +202,12 @@ class _Ways:
         yield from turn.take(refusing_all(news))
 
     def explain(self, turn: Turn, event: gr.EventData) -> Iterator[dict]:
-        news = explained(self.engines, self.store, event._data)
+        news = explained(self.engines, self.store, sent(event))
         for told in turn.take(refusing_all(news)):
             yield gr.update(explained=told)
 
     def test(self, turn: Turn, event: gr.EventData) -> Iterator[dict]:
-        news = tried(self.engines, self.store, event._data)
+        news = tried(self.engines, self.store, sent(event))
         for told in turn.take(refusing_all(news)):
             yield gr.update(tried=told)
 
@@ -217,17 +217,17 @@ class _Ways:
 
     def renewed(self, path: str | None, model: str, event: gr.EventData) -> dict:
         """An answer that is shown stays: it says whose it is."""
-        idle = part(event._data, "idle")
+        idle = part(sent(event), "idle")
         return self.preview(path, model) if idle else gr.skip()
 
     def branch(self, event: gr.EventData) -> Again:
-        return refusing(again.branched, self.store, event._data)
+        return refusing(again.branched, self.store, sent(event))
 
     def paint(self, event: gr.EventData) -> Again:
-        return refusing(again.painted_over, self.store, event._data)
+        return refusing(again.painted_over, self.store, sent(event))
 
     def mask(self, event: gr.EventData) -> tuple[str, Again]:
-        data = event._data
+        data = sent(event)
         wanted = refusing(again.begun_by_mask, self.engines, self.store, data)
         return wanted.ask.prompt, wanted
 
@@ -235,15 +235,15 @@ class _Ways:
         self, event: gr.EventData, image: str, _prompt: str, model: str, *how: Any
     ) -> tuple[str, Again]:
         whom = self.engines.asked(model)
-        wanted = refusing(again.in_region, self.store, event._data, whom, image, *how)
+        wanted = refusing(again.in_region, self.store, sent(event), whom, image, *how)
         return wanted.ask.prompt, wanted
 
     def another_try(self, event: gr.EventData) -> dict:
-        return refusing(again.another_try, self.store, event._data)
+        return refusing(again.another_try, self.store, sent(event))
 
     def picking(self, examples: list[Example]) -> Callable:
         def pick(event: gr.EventData, model: str, *how: Any) -> tuple:
-            index = part(event._data, "index")
+            index = part(sent(event), "index")
             if type(index) is not int or index not in range(len(examples)):
                 raise refusal("There is no such example. Choose another.")
             example = examples[index]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# Gradio keeps times of so many questions, and goes through them all after each.
+os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
 
 if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):
     import spaces  # the Space brings it; before torch, which it makes believe in a GPU

@@ -104,7 +104,8 @@ class FakeEngine:
         self.live += 1
         try:
             forced = self._answer_ids(answer)
-            steps = self._stream(prompt, forced, max_tokens, tap or Tap())
+            images = len(image) if isinstance(image, list) else 1
+            steps = self._stream(prompt, forced, max_tokens, tap or Tap(), images)
             yield from steps if echo else islice(steps, len(forced), None)
             self.whole += 1
         finally:
@@ -123,14 +124,14 @@ class FakeEngine:
         return [self.tokenizer.id(word) for word in words]
 
     def _stream(
-        self, prompt: str, forced: list[int], max_tokens: int, tap: Tap
+        self, prompt: str, forced: list[int], max_tokens: int, tap: Tap, images: int
     ) -> Iterator[Step]:
         length, count = len(self.ids(prompt)), len(forced)
-        patches = self.grid**2
+        patches = images * self.grid**2
         tap.layout(
             Layout(
                 layers=self.layers,
-                images=1,
+                images=images,
                 grid=self.grid,
                 prompt=length,
                 forced=count,
@@ -140,14 +141,15 @@ class FakeEngine:
         said = start + self._answer(prompt)[count : count + max_tokens]
         places = [place for _, place in said] or [(0.5, 0.5)]
         first = [places[0]] * (patches + length - 1) + places[: count + 1]
-        self._tell(tap, first, patches + length + count)
+        self._tell(tap, first, patches + length + count, images)
         delay = 0.1 if self.delay and "forever" in prompt else self.delay
         for index, (text, _) in enumerate(said):
             if index >= count:
                 time.sleep(delay)
             yield self._step(index, text)
             if count <= index and index + 1 < len(said):
-                self._tell(tap, [places[index + 1]], patches + length + index + 1)
+                keys = patches + length + index + 1
+                self._tell(tap, [places[index + 1]], keys, images)
 
     def _answer(self, prompt: str) -> list[tuple[str, tuple[float, float]]]:
         """Tokens, each with the place it looks at. A prompt may ask for a failure."""
@@ -171,6 +173,7 @@ class FakeEngine:
     def _step(self, index: int, text: str) -> Step:
         sure = (0.96, 0.88, 0.74, 0.93, 0.41)[index % 5]
         loc = re.fullmatch(r"<loc(\d{4})>", text)
+        loc = loc if loc and int(loc[1]) < 1024 else None
         bin = int(loc[1]) if loc else None
         others = (
             [f"<loc{(bin + d) % 1024:04d}>" for d in (-3, 2, 5, -8)] if loc else None
@@ -192,13 +195,22 @@ class FakeEngine:
             bins=_bins(bin, sure) if loc else None,
         )
 
-    def _tell(self, tap: Tap, places: list[tuple[float, float]], keys: int) -> None:
+    def _tell(
+        self, tap: Tap, places: list[tuple[float, float]], keys: int, images: int
+    ) -> None:
         for layer in range(self.layers):
-            tap.attention("decoder", layer, self._weights(layer, places, keys))
+            weights = self._weights(layer, places, keys, images)
+            tap.attention("decoder", layer, weights)
 
-    def _weights(self, layer: int, places: list[tuple[float, float]], keys: int):
+    def _weights(
+        self, layer: int, places: list[tuple[float, float]], keys: int, images: int
+    ):
         def rule(_q: torch.Tensor, _k: torch.Tensor, rows: slice) -> torch.Tensor:
-            picked = [self._row(layer, place, keys) for place in places[rows]]
+            one = keys - (images - 1) * self.grid**2
+            picked = [
+                _over(self._row(layer, place, one), self.grid**2, images)
+                for place in places[rows]
+            ]
             return torch.stack(picked, dim=1)[None]
 
         q, k = (torch.empty(1, 1, count, 0) for count in (len(places), keys))
@@ -219,6 +231,16 @@ class FakeEngine:
         return row
 
 
+def _over(row: torch.Tensor, patches: int, images: int) -> torch.Tensor:
+    """A row about one image as one about several: the second is looked at twice as
+    much, with each place turned about the middle, the third thrice as much, and so on.
+    """
+    spot, text = row[:, :patches], row[:, patches:]
+    looks = [(n + 1) * (spot.flip(-1) if n % 2 else spot) for n in range(images)]
+    share = 1 / sum(range(images + 1))
+    return torch.cat([share * torch.cat(looks, -1), text], -1)
+
+
 def _bins(bin: int, sure: float) -> np.ndarray:
     """All 1024 probabilities: `sure` on one, the rest about it."""
     rest = np.exp(-np.abs(np.arange(1024) - bin) / 20.0)
@@ -226,3 +248,14 @@ def _bins(bin: int, sure: float) -> np.ndarray:
     rest *= (1 - sure) / rest.sum()
     rest[bin] = sure
     return rest.astype(np.float32)
+
+
+class Parrot(FakeEngine):
+    """Finds one thing, which is named as it was asked for, whatever that is."""
+
+    def _answer(self, prompt: str) -> list[tuple[str, tuple[float, float]]]:
+        task, _, name = prompt.partition(" ")
+        if task not in ("detect", "segment") or not name:
+            return super()._answer(prompt)
+        locs = ("<loc0100>", "<loc0200>", "<loc0500>", "<loc0600>")
+        return [(text, (0.4, 0.3)) for text in (*locs, f" {name}")]

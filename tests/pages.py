@@ -13,7 +13,7 @@ from typing import Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import numpy as np
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from vlm.ui import page as pages
 
@@ -35,7 +35,7 @@ def serve(
     options = {"prevent_thread_lock": True, "quiet": True, **options}
     pages.launch(demo, server_port=port, **options)
     try:
-        yield SimpleNamespace(engine=engines, url=f"http://127.0.0.1:{port}")
+        yield SimpleNamespace(engine=engines, demo=demo, url=f"http://127.0.0.1:{port}")
     finally:
         demo.close()
 
@@ -86,6 +86,12 @@ def blank(browser: Browser, **options: Any) -> Page:
 def ask(page: Page, prompt: str) -> None:
     page.fill("#prompt textarea", prompt)
     page.press("#prompt textarea", "Enter")
+
+
+def settled(page: Page) -> None:
+    """Wait until the page has taken in that a run failed. Nobody asks again sooner."""
+    expect(page.locator("#scope [data-phase=running]")).to_have_count(0)
+    page.wait_for_timeout(400)
 
 
 def answered(page: Page, prompt: str) -> None:

@@ -374,7 +374,7 @@ def test_strokes_are_checked(fake, store, strokes, message):
 
 
 def test_a_run_without_an_end_cannot_be_painted_yet(store):
-    run = store.open(SimpleNamespace(picture=PENGUINS))
+    run = store.open(SimpleNamespace(picture=PENGUINS, more=()))
     with pytest.raises(ValueError, match="Let it finish"):
         again.painted_over(store, {"run": run, "strokes": [DAB]})
 

@@ -26,6 +26,7 @@ GRAVE = ("serious", "critical")
 PLACES = {
     "tabs": "[role=tablist]",
     "picture": "#picture",
+    "more": "#more",
     "task": "#task",
     "prompt": "#prompt",
     "run": "#run",

@@ -22,6 +22,7 @@ from pages import (
     opened,
     ready,
     serve,
+    settled,
     spot,
 )
 from playwright.sync_api import Locator, Page, expect
@@ -582,7 +583,7 @@ def test_every_way_to_ask_tells_when_it_fails(site, page, monkeypatch):
         begin(page)
         told = page.get_by_text(f"broken by {begin.__name__}").first
         expect(told).to_be_visible(timeout=QUICK)
-        expect(page.locator("#scope [data-phase=running]")).to_have_count(0)
+        settled(page)
         monkeypatch.undo()
     answered(page, "detect cat")
 

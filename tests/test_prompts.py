@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
+import strategies
+from hypothesis import given, settings
 
 from vlm.tiny.language import LANGUAGES as LEARNT
 from vlm.ui import prompts
 from vlm.ui.hint import hint
 from vlm.ui.lint import Advice, lint
+from vlm.ui.matching import lines_of, texts_of
 
 EXAMPLES = Path(__file__).parents[1] / "assets" / "examples" / "examples.json"
 ANY = {"name": "google/paligemma2-3b-mix-224", "tasks": []}
@@ -243,3 +247,49 @@ def test_what_nobody_can_see_is_taken_out(typed, asked):
 def test_an_empty_prompt_says_what_to_do(typed):
     with pytest.raises(ValueError, match="Write a prompt first"):
         prompts.cleaned(typed)
+
+
+@pytest.mark.parametrize(
+    "typed", ["کتاب\u200cها", "क्\u200dष", "\U0001f469\u200d\U0001f4bb"]
+)
+def test_what_joins_letters_is_a_part_of_them(typed):
+    assert prompts.cleaned(f"caption {typed}") == f"caption {typed}"
+    assert prompts.notice(typed) == ""
+
+
+def test_what_is_left_out_is_told_and_its_repair_is_what_is_asked():
+    assert prompts.notice("detect\tcat\n") == ""
+    one = prompts.notice("det\u202eect cat")
+    assert one == "A character that nobody can see is left out of the prompt."
+    assert prompts.notice("\0\u2066\ud800").startswith("3 characters that nobody")
+    first = lint("det\u202eect cat", ANY)[0]
+    assert (first.message, first.repair) == (one, "detect cat")
+
+
+@pytest.mark.parametrize("length", [513, 60_000, 5_000_000])
+def test_a_prompt_that_is_far_too_long_is_refused_at_once(length):
+    # Marks out of order: to compose them takes time by the square of their number.
+    endless = "a" + "\u0315" * (length // 2) + "\u0300" * (length // 2)
+    began = time.perf_counter()
+    with pytest.raises(ValueError, match=r"characters; at most 512\. Cut it"):
+        prompts.cleaned(endless)
+    with pytest.raises(ValueError, match=r"characters; at most 200\. Cut it"):
+        texts_of([endless])
+    assert len(lines_of(f"a cat\n{endless}")) == 2
+    assert "at most 512" in lint(endless, ANY)[0].message
+    assert time.perf_counter() - began < 1
+
+
+@settings(max_examples=300, deadline=None, database=None)
+@given(strategies.prompts())
+def test_whatever_is_asked_is_one_line_that_can_be_seen(typed):
+    hint(typed, ANY)
+    try:
+        asked = prompts.cleaned(typed)
+    except ValueError as refusal:
+        assert str(refusal).endswith(".")
+        return
+    assert asked == " ".join(asked.split()) and asked.strip()
+    assert prompts.notice(asked) == ""
+    assert prompts.cleaned(asked) == asked
+    asked.encode()

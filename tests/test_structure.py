@@ -17,7 +17,7 @@ FLOORS = (
     "pair_config",
     "gemma siglip",
     "paligemma",
-    "failures hub image machine masks published samplers tokenizer",
+    "failures hub image machine masks picture_parts published samplers tokenizer",
     "caption weights",
     "bpe framing mask_file picture_file snapshot video",
     "download",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
@@ -23,12 +25,13 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 import vlm
-from vlm.ui import zero
+from vlm.ui import faults, zero
 from vlm.ui.answering import answered, scored
 from vlm.ui.asking import Ask, Settings, views
 from vlm.ui.explaining import explained
 from vlm.ui.inside import looked
 from vlm.ui.matching import matched
+from vlm.ui.refusing import refusing_all
 from vlm.ui.store import Run as Kept
 from vlm.ui.store import Store
 from vlm.ui.trying import tried
@@ -81,15 +84,25 @@ class Forks:
 
         fork = context.Process(target=work, daemon=True)
         fork.start()
+
+        def taken() -> tuple:
+            while queue.empty():
+                if not fork.is_alive() and queue.empty():
+                    raise gr.Error("GPU task aborted")  # as `spaces` does
+                time.sleep(0.001)
+            return queue.get()
+
         end = False
         try:
-            while each := queue.get():
+            while each := taken():
                 yield each[0]
             end = True
         finally:
             stop.set()
             while not end:
-                end = not queue.get()
+                with contextlib.suppress(gr.Error):
+                    end = not taken()
+                end = end or not fork.is_alive()
             fork.join()
             self.made = made.value
 
@@ -201,6 +214,40 @@ def test_what_is_wrong_is_told_in_the_words_of_the_fork(
         scored(engine, image, PROMPT, [99999])
 
 
+def test_of_any_fault_in_a_fork_a_sentence_comes_home(
+    engine: vlm.Engine, forks: Forks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(type(engine), "score", lacking)
+    with pytest.raises(ValueError, match=faults.MEMORY):
+        scored(engine, None, PROMPT, "a cat")
+
+
+def test_a_fork_that_is_killed_is_told_and_the_next_one_answers(
+    engine: vlm.Engine, known: Kept, forks: Forks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, steps = Store(2**26), []
+    step = type(engine).step
+
+    def killed(*given: Any) -> vlm.Step:
+        steps.append(step)
+        if len(steps) == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(*given)
+
+    run, asked = "", refusing_all(views(engine, store, Ask("tiny", PENGUINS, PROMPT)))
+    with monkeypatch.context() as killing:
+        killing.setattr(type(engine), "step", killed)
+        with pytest.raises(gr.Error, match="GPU task aborted"):
+            for now in asked:
+                run = now["run"]
+    assert store.get(run).view["stopped"]
+    assert not multiprocessing.active_children()
+    assert same(ended(engine, store)) == same(known.view)
+
+
 def test_who_stops_ends_the_fork_and_keeps_what_was_said(
     engine: vlm.Engine, forks: Forks
 ) -> None:
@@ -241,7 +288,8 @@ def test_the_gpu_is_asked_for_as_long_as_the_answer_may_take(
     engine = SimpleNamespace(describe=lambda: {"grid": [side, side]})
     monkeypatch.setattr(zero, "_room", zero.Room(gpu, [engine]))
     ask = Ask("tiny", PENGUINS, PROMPT, settings=Settings(**how))
-    assert list(answered(engine, None, ask)) == []
+    image = Image.new("RGB", (8, 8))
+    assert list(answered(engine, image, ask)) == []
     assert asked == [seconds]
 
 

@@ -32,7 +32,7 @@ from vlm.kept import Kept
 from vlm.masks import Masks
 from vlm.paligemma import PaliGemma
 from vlm.prefix import Prefix, PrefixAttention, prefix_bytes
-from vlm.samplers import Greedy, Sampler, greedy
+from vlm.samplers import Greedy, Sampler, finite, greedy
 from vlm.tap import LOOK_AWAY, Layout, Tap, Taps
 from vlm.tokenizer import Tokenizer
 from vlm.trace import ImageShare
@@ -221,7 +221,8 @@ class Engine:
             tap: shown every pass.
         Raises:
             ValueError: no image, an empty prompt, max_tokens below one, or more than
-                the decoder has positions for.
+                the decoder has positions for; and while it answers, logits that are
+                no numbers.
         """
         images = self._images(image)
         if not prompt.strip():
@@ -370,7 +371,8 @@ class Engine:
             tap=Taps(attention, tap) if worth else tap,
             last=1 if tap.attention_only else 0,
         )
-        logits = self.model.decoder.logits(states[:, -1:])[0, -1]
+        # What is no number must not be kept for others who ask the same.
+        (logits,) = finite([self.model.decoder.logits(states[:, -1:])[0, -1]])
         read = Prefix(cache, logits, tuple(attention.layers))
         if worth:
             self.prefixes.put(key, read)
@@ -396,7 +398,7 @@ class Engine:
         cache = prefix.cache.copy(len(ids) + max_tokens - 1)  # the last is not read
         logits, (seen,) = prefix.logits, share.take()
         if forced := ids[layout.prefix :]:
-            rows = self._decode(forced, cache, tap, last=0 if echo else 1)
+            rows = finite(self._decode(forced, cache, tap, last=0 if echo else 1))
             shares = share.take()
             if echo:
                 known = zip(forced, [logits, *rows], [seen, *shares])
@@ -416,7 +418,7 @@ class Engine:
                 # Not sooner, as the first token needs no more than the prefix.
                 if decode is None:
                     decode = stack.enter_context(self._decoding(cache, tap, sampler))
-                logits = decode(token)
+                (logits,) = finite([decode(token)])
                 (seen,) = share.take()
 
     @contextlib.contextmanager

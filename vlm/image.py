@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 
 # Modes of 16 bits per pixel, in any byte order.
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+EXIF = 2**17  # bytes of it that are looked at
+STRIP = 250_000  # pixels that are converted at once
 # What makes an image upright, by EXIF orientation.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -73,13 +76,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise ValueError(f"the image is empty: {image.width} x {image.height} pixels")
     try:
         image = _upright(_first_frame(image))
-        if image.mode in (*SIXTEEN_BITS, "I", "F"):
-            image = Image.fromarray(_eight_bits(np.asarray(image)))
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image)
-        return image if image.mode == "RGB" else image.convert("RGB")
+        opaque = not image.has_transparency_data
+        return image if image.mode == "RGB" and opaque else _converted(image)
     except (OSError, ValueError, SyntaxError) as error:
         raise ValueError(
             f"the image cannot be read ({error}); save it again as PNG or JPEG"
@@ -117,7 +115,8 @@ def image_key(image: Image.Image) -> str:
     image = to_rgb(image)
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"{image.mode} {image.width} {image.height} ".encode())
-    digest.update(image.tobytes())
+    for strip in _strips(image):
+        digest.update(strip.tobytes())
     return digest.hexdigest()
 
 
@@ -136,8 +135,10 @@ def _first_frame(image: Image.Image) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     """Turned by EXIF. ImageOps.exif_transpose writes the other tags anew, and raises
     where one of them is damaged; here only the orientation has to be readable."""
+    told = image.info.get("exif") or image.info.get("Raw profile type exif") or b""
     try:
-        turn = TURNS.get(image.getexif().get(0x0112))
+        # Of more than this, entries may name the same bytes over and over.
+        turn = TURNS.get(image.getexif().get(0x0112)) if len(told) <= EXIF else None
     except SyntaxError:
         turn = None
     if turn is None:
@@ -149,16 +150,48 @@ def _upright(image: Image.Image) -> Image.Image:
     return turned
 
 
-def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Grey levels uint8 [H, W] of 16-bit, 32-bit or float ones.
+def _converted(image: Image.Image) -> Image.Image:
+    """As opaque RGB. Strip by strip: at once, each step would hold the whole of it."""
+    deep = image.mode in (*SIXTEEN_BITS, "I", "F")
+    grey = _range(image) if deep else None
+    whole, top = Image.new("RGB", image.size), 0
+    for strip in _strips(image):
+        if grey:
+            strip = Image.fromarray(_eight_bits(_values(strip), *grey))
+        if strip.has_transparency_data:
+            strip = strip.convert("RGBA")
+            white = Image.new("RGBA", strip.size, "white")
+            strip = Image.alpha_composite(white, strip)
+        whole.paste(strip.convert("RGB"), (0, top))
+        top += strip.height
+    return whole
+
+
+def _strips(image: Image.Image) -> Iterator[Image.Image]:
+    """The image from top to bottom, some rows at a time."""
+    rows = max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _range(image: Image.Image) -> tuple[float, float]:
+    """Black and white of 16-bit, 32-bit or float grey levels.
 
     White is the type's largest value where the type tells (16 bits: 65535) and the
     conventional one where the values fit it (floats 0..1; 0..255; 0..65535). Anything
-    else, such as a height map in metres, is stretched from its least to its greatest.
+    else, such as a height map in metres, goes from its least to its greatest.
     """
-    whites = {"u": (65535,), "i": (255, 65535), "f": (1, 255)}[values.dtype.kind]
-    values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
-    low, high = values.min(), values.max()
-    black, white = next(((0, w) for w in whites if low >= 0 and high <= w), (low, high))
+    whites = {"I": (255, 65535), "F": (1, 255)}.get(image.mode, (65535,))
+    ends = [(x.min(), x.max()) for x in map(_values, _strips(image))]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    return next(((0, w) for w in whites if low >= 0 and high <= w), (low, high))
+
+
+def _values(image: Image.Image) -> np.ndarray:
+    """float64 [H, W]; what is no number is 0."""
+    return np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
+
+
+def _eight_bits(values: np.ndarray, black: float, white: float) -> np.ndarray:
     scale = 255 / (white - black or 1)  # all the same: black
     return np.round((values - black) * scale).astype(np.uint8)

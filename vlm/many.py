@@ -24,7 +24,7 @@ from vlm.cache import KVCache
 from vlm.engine import Engine
 from vlm.grounding import objects
 from vlm.image import pixels
-from vlm.samplers import Sampler, greedy
+from vlm.samplers import Sampler, finite, greedy
 from vlm.tap import Tap, Weights
 
 Question = tuple[Image.Image, str]
@@ -95,7 +95,7 @@ def _together(
     going = rows
     for index in range(max_tokens):
         seen = gaze.take()
-        tokens = [row.pick(scores) for row, scores in zip(going, logits[:, 0])]
+        tokens = [row.pick(each) for row, each in zip(going, finite(logits[:, 0]))]
         left = [i for i, token in enumerate(tokens) if token not in ends]
         for i in left:
             going[i].add(index, tokens[i], logits[i, 0], seen[i])

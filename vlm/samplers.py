@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Protocol
 
 import torch
@@ -101,6 +102,24 @@ class TopK:
 
 
 greedy = Greedy()
+
+
+def finite(rows: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The same rows of logits [V], of which the largest is a number in each.
+
+    Where one is NaN, argmax would take it for the largest, and it may be what ends an
+    answer: an empty one would be told, and no fault.
+
+    Raises:
+        ValueError: it is NaN or infinite.
+    """
+    if not all(isfinite(row.amax()) for row in rows):
+        raise ValueError(
+            "The model computed no numbers (NaN or infinity) where its next token was "
+            "to be chosen: its weights are damaged, or too large for their dtype. "
+            "Load it anew, in float32 if it was in half precision."
+        )
+    return rows
 
 
 def _drawing(seed: int, shape: Callable[[Tensor], Tensor]) -> Pick:

@@ -91,11 +91,17 @@ def write(
         raise ValueError(f"load it without int8 to save it; int8 are {some(rounded)}")
     copies = {name: t.to("cpu", dtype).contiguous() for name, t in tensors.items()}
     raw = {**raw, "torch_dtype": str(dtype)[6:]}
-    (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
-    # The model may be mapped from this very file, which must not change under it.
-    fresh = folder / f"{WEIGHTS}.part"
-    save_file(copies, fresh, metadata={"format": "pt"})
-    os.replace(fresh, folder / WEIGHTS)
+    # Both are there whole or not at all. And the model may be mapped from this very
+    # file, which must not change under it.
+    config, fresh = (folder / f"{name}.part" for name in ("config.json", WEIGHTS))
+    try:
+        config.write_text(json.dumps(raw, indent=2) + "\n")
+        save_file(copies, fresh, metadata={"format": "pt"})
+        os.replace(config, folder / "config.json")
+        os.replace(fresh, folder / WEIGHTS)
+    finally:
+        config.unlink(missing_ok=True)
+        fresh.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

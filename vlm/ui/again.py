@@ -19,6 +19,7 @@ from vlm.ui.view import View
 MAX_DISCS = 2000
 MAX_RADIUS = 0.2
 LEAST_SIDE = 1 / 32
+ONE = "This is for one picture. Remove the others, press Run, then try again."
 Discs = tuple[tuple[float, float, float], ...]
 """x, y and radius of each, in shares of the picture's width."""
 
@@ -55,7 +56,7 @@ def branched(store: Store, data: Any) -> Again:
         ValueError: the run is not kept, or there are no ids or too many. Whether the
             vocabulary has them is the engine's to say.
     """
-    kept, ids = _run(store, data), _part(data, "ids")
+    kept, ids = _run(store, data), part(data, "ids")
     if not isinstance(ids, list) or not all(type(each) is int for each in ids):
         raise ValueError("A branch needs the ids of its tokens, as whole numbers.")
     if not 1 <= len(ids) <= MAX_TOKENS:
@@ -70,16 +71,16 @@ def in_region(store: Store, data: Any, model: str, picture: str, *how: Any) -> A
     was no run yet.
 
     Raises:
-        ValueError: the run is not kept, or the box is none.
+        ValueError: the run is not kept or about several pictures, or the box is none.
     """
-    box = _part(data, "box")
+    box = part(data, "box")
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_share, box)):
         raise ValueError("A region has four edges, each from 0 to 1.")
     x1, y1, x2, y2 = box
     if x2 - x1 < LEAST_SIDE or y2 - y1 < LEAST_SIDE:
         raise ValueError("This region is too small to see anything. Draw a larger one.")
-    if _part(data, "run"):
-        picture = _run(store, data).ask.picture
+    if part(data, "run"):
+        picture = _of_one(_run(store, data).ask).picture
     *settings, _ = how  # a forced start was meant for another question
     prompt = prompts.region((x1, y1, x2, y2))
     return Again(Ask(model, picture, prompt, settings=Settings(*settings)))
@@ -89,7 +90,8 @@ def painted_over(store: Store, data: Any) -> Again:
     """`data` is {run, strokes: [{x, y, r}]}: the same question with parts in grey.
 
     Raises:
-        ValueError: the run is not kept or was stopped, or the strokes are none.
+        ValueError: the run is not kept, was stopped, or is about several pictures, or
+            the strokes are none.
     """
     kept, discs = _painted(store, data)
     return Again(kept.ask, kept.view, discs)
@@ -125,12 +127,13 @@ def another_try(store: Store, data: Any) -> View:
 
 
 def _painted(store: Store, data: Any) -> tuple[Run, Discs]:
-    kept, strokes = _run(store, data), _part(data, "strokes")
+    kept, strokes = _run(store, data), part(data, "strokes")
     if kept.view is None:
         raise ValueError("This answer has no end yet. Let it finish, then paint.")
+    _of_one(kept.ask)
     if not isinstance(strokes, list) or not 1 <= len(strokes) <= MAX_DISCS:
         raise ValueError(f"Paint something first: 1 to {MAX_DISCS} dabs of the brush.")
-    discs = tuple(tuple(_part(each, key) for key in "xyr") for each in strokes)
+    discs = tuple(tuple(part(each, key) for key in "xyr") for each in strokes)
     tallest = kept.view["height"] / kept.view["width"]
     for x, y, r in discs:
         if not (_is_share(x) and _is_share(y, tallest) and _is_share(r, MAX_RADIUS)):
@@ -139,14 +142,26 @@ def _painted(store: Store, data: Any) -> tuple[Run, Discs]:
 
 
 def _run(store: Store, data: Any) -> Run:
-    run = _part(data, "run")
+    run = part(data, "run")
     kept = store.get(run) if isinstance(run, str) else None
     if kept is None:
         raise ValueError(LOST)
     return kept
 
 
-def _part(data: Any, key: str) -> Any:
+def _of_one(ask: Ask) -> Ask:
+    if ask.more:
+        raise ValueError(ONE)
+    return ask
+
+
+def sent(event: Any) -> Any:
+    """What came with an event; None if it came from no browser, and has nothing."""
+    return getattr(event, "_data", None)
+
+
+def part(data: Any, key: str) -> Any:
+    """What a browser sent under a key; None if it sent no such thing."""
     return data.get(key) if isinstance(data, dict) else None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import log
 from typing import Any
@@ -23,21 +23,27 @@ from vlm.ui import view
 from vlm.ui.store import Entry, pack
 from vlm.ui.zero import on_gpu
 
+Pictures = Image.Image | list[Image.Image]
+
 PAUSE = 0.08  # seconds between two views; a slow browser could not follow more
 
 
-def _seconds(engine: Any, image: Image.Image, ask: Any) -> float:
+def listed(image: Pictures) -> list[Image.Image]:
+    return [image] if isinstance(image, Image.Image) else image
+
+
+def _seconds(engine: Any, image: Pictures, ask: Any) -> float:
     """How long the answers take at most, with a 3B model on ZeroGPU: an estimate.
 
-    To read the picture and the prompt, and then each token.
+    To read the pictures and the prompt, and then each token.
     """
     rows, columns = engine.describe()["grid"]
-    each = rows * columns / 1000 + 0.06 * ask.settings.max_tokens
+    each = len(listed(image)) * rows * columns / 1000 + 0.06 * ask.settings.max_tokens
     return 10 + ask.settings.draws * each
 
 
 @on_gpu(seconds=_seconds)
-def answered(engine: Any, image: Image.Image, ask: Any) -> Iterator[Said]:
+def answered(engine: Any, image: Pictures, ask: Any) -> Iterator[Said]:
     """All tries of a `vlm.ui.asking.Ask`, one after the other.
 
     Something is yielded with each token, as only then it can be ended.
@@ -48,7 +54,7 @@ def answered(engine: Any, image: Image.Image, ask: Any) -> Iterator[Said]:
 
 @on_gpu(seconds=20)
 def scored(
-    engine: Any, image: Image.Image, prompt: str, answer: str | Sequence[int]
+    engine: Any, image: Pictures, prompt: str, answer: str | Sequence[int]
 ) -> tuple[vlm.Step, ...]:
     """What `Engine.score` gives."""
     return engine.score(image, prompt, answer)
@@ -56,12 +62,13 @@ def scored(
 
 @on_gpu(seconds=20)
 def attended(
-    engine: Any, image: Image.Image, prompt: str, answer: Sequence[int], index: int
+    engine: Any, image: Pictures, prompt: str, answer: Sequence[int], index: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where one token of an answer looked.
 
-    float32 [layers, heads, rows, columns] and, as shares, [layers, heads, 4]; see
-    `vlm.probes.image_attention` and `attention_shares`.
+    float32 [layers, heads, rows, columns], several pictures' rows under each other,
+    and, as shares, [layers, heads, 4]; see `vlm.probes.image_attention` and
+    `attention_shares`.
     """
     trace = vlm.Trace()
     engine.score(image, prompt, answer, tap=trace)
@@ -81,8 +88,9 @@ class Said:
     score: float | None = None
 
 
-def _try(engine: Any, image: Image.Image, ask: Any, sampler: _Heard) -> Iterator[Said]:
+def _try(engine: Any, image: Pictures, ask: Any, sampler: _Heard) -> Iterator[Said]:
     trace, steps = vlm.Trace(), []
+    count, first_size = len(listed(image)), listed(image)[0].size
     prompt = len(engine.ids(ask.prompt)) - 1  # without <bos>
     now = {"text": "", "tokens": [], "forced": 0}
     began = shown = time.perf_counter()
@@ -105,14 +113,15 @@ def _try(engine: Any, image: Image.Image, ask: Any, sampler: _Heard) -> Iterator
             said = len(steps) - forced  # those of the forced start cost nothing
             if said == 1:
                 first = clock - began
-            found = vlm.objects(steps, image.size, masks=engine.masks)
+            # An answer does not say in which picture: its boxes lie on the first.
+            found = vlm.objects(steps, first_size, masks=engine.masks)
             now = {
                 "text": now["text"] + step.text,
                 "tokens": [*now["tokens"], view.token(engine, step)],
                 "objects": view.objects(found),
                 "forced": forced,
                 "timing": first and view.timing(first, clock - began, said),
-                "memory": view.memory(engine, prompt + len(steps)),
+                "memory": view.memory(engine, prompt + len(steps), count),
             }
             due = len(steps) == 1 or clock - shown >= PAUSE
             yield Said({f"a{step.index}": _entry(trace, step)}, now if due else {})
@@ -132,15 +141,22 @@ def _entry(trace: Any, step: Any) -> Entry:
 
 
 def _attention(trace: Any, index: int) -> tuple[np.ndarray, np.ndarray]:
-    maps = vlm.probes.image_attention(trace, index)
-    return maps.numpy(), vlm.probes.attention_shares(trace, index).numpy()
+    maps = _stacked(vlm.probes.image_attention, trace, index)
+    return maps, vlm.probes.attention_shares(trace, index).numpy()
+
+
+def _stacked(attention: Callable[..., Any], trace: Any, at: int) -> np.ndarray:
+    """[layers, heads, images * rows, columns]."""
+    numbers = range(trace.where.images)
+    maps = [attention(trace, at, image=number).numpy() for number in numbers]
+    return np.concatenate(maps, axis=2)
 
 
 def _of_prompt(trace: Any, count: int) -> dict[str, Entry]:
     # After the first token, so that it does not make the first token late.
     entries = {}
     for position in range(1, count + 1):  # 0 is <bos>
-        attention = vlm.probes.prompt_attention(trace, position).numpy()
+        attention = _stacked(vlm.probes.prompt_attention, trace, position)
         shares = vlm.probes.prompt_shares(trace, position).numpy()
         entries[f"p{position}"] = Entry(pack(attention, shares))
     return entries

@@ -66,12 +66,14 @@ class Api(Caller):
         tries: int = 1,
         max_tokens: int = 256,
         model: str = "",
+        images: list[gr.FileData] | None = None,
     ) -> Iterator[Probed]:
         """Ask a PaliGemma model anything about a picture, in its own grammar.
 
         Streams the answer as it grows. Each token comes with its probability and the
         share of its attention that lay on the image, each box in pixels of the
-        picture as x1, y1, x2, y2; an edge is null until it is decoded.
+        picture as x1, y1, x2, y2; an edge is null until it is decoded. Of several
+        pictures, boxes are in pixels of the first: an answer does not say which.
 
         Parameters:
             image: the picture: PNG, JPEG, WebP, GIF, BMP or TIFF
@@ -85,6 +87,7 @@ class Api(Caller):
             tries: draw so many answers and give the most probable; Greedy has just one
             max_tokens: cut the answer behind so many, up to 512
             model: its name, if several are loaded; the first one if left out
+            images: further pictures, up to 15, read behind the first one
 
         Returns:
             text, tokens, objects with boxes, done, whether it was cut, seconds and rate
@@ -101,6 +104,7 @@ class Api(Caller):
             seed=seed,
             tries=tries,
             max_tokens=max_tokens,
+            images=images,
         )
         for now in refusing_all(seen):
             yield probed(now)

@@ -10,8 +10,9 @@ import gradio as gr
 
 from vlm.probes import METHODS, TRIALS, Asked
 from vlm.ui import pictures, view
-from vlm.ui.callers import Caller, place, sent
+from vlm.ui.callers import Caller, position, sent, way
 from vlm.ui.explaining import answered, heat_of
+from vlm.ui.patience import awaited
 from vlm.ui.refusing import refusing_all
 from vlm.ui.replies import CutOff, Patched, ReadByLayer, Shuffled, TakenAway
 from vlm.ui.trying import passes
@@ -158,7 +159,8 @@ class Try(Caller):
         def options(asked: Asked, at: int) -> dict[str, Any]:
             if type(layer) is not int:
                 raise ValueError(f"layer is {layer!r}; give a whole number.")
-            spoilt = None if other is None else pictures.read(sent(other))
+            held = pictures.bytes_of(asked.image)
+            spoilt = None if other is None else pictures.read(sent(other), held=held)
             return {"layer": layer, "other": spoilt}
 
         yield from refusing_all(
@@ -206,18 +208,16 @@ class Try(Caller):
     ) -> Iterator[dict[str, Any]]:
         ask, steps = self._given(image, prompt, model, answer)
         engine = self._engines[ask.model]
-        at = range(len(steps))[place("token", token, len(steps))]
+        at = position(token, len(steps))
         asked = answered(self._engines, ask, tuple(step.token for step in steps))
         told = {"tokens": [view.token(engine, step) for step in steps], "token": at}
         words = {"shows": TRIALS[trial].shows, "hides": TRIALS[trial].hides}
-        for done, of, found in passes(trial, asked, at, **options(asked, at)):
+        for done, of, found in awaited(passes(trial, asked, at, **options(asked, at))):
             yield {**told, "done": done, "of": of, **found, **words}
 
 
 def _map(method: str, asked: Asked, at: int) -> Any:
-    if not isinstance(method, str) or method not in METHODS:
-        raise ValueError(f"There is no {method!r}, only {', '.join(METHODS)}.")
-    return heat_of(asked, method, [at]).tolist()
+    return heat_of(asked, way(method), [at]).tolist()
 
 
 def _shares(box: Any, size: tuple[int, int]) -> tuple[float, ...]:

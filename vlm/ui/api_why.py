@@ -10,7 +10,7 @@ import gradio as gr
 from vlm.probes import METHODS
 from vlm.ui import pictures, view
 from vlm.ui.answering import attended
-from vlm.ui.callers import Caller, place
+from vlm.ui.callers import Caller, place, position, way
 from vlm.ui.explaining import answered, heat_of
 from vlm.ui.refusing import refusing
 from vlm.ui.replies import Attended, Explained, numbers
@@ -89,11 +89,10 @@ class Why(Caller):
         answer: str,
         model: str,
     ) -> Explained:
-        if method not in METHODS:
-            raise ValueError(f"There is no {method!r}, only {', '.join(METHODS)}.")
+        known = METHODS[way(method)]
         ask, steps = self._given(image, prompt, model, answer)
-        engine, way = self._engines[ask.model], METHODS[method]
-        at = range(len(steps))[place("token", token, len(steps))]
+        engine = self._engines[ask.model]
+        at = position(token, len(steps))
         asked = answered(self._engines, ask, tuple(step.token for step in steps))
         heat = heat_of(asked, method, [at])
         return {
@@ -101,8 +100,8 @@ class Why(Caller):
             "token": at,
             "grid": list(heat.shape),
             "map": numbers(heat),
-            "shows": way.shows,
-            "hides": way.hides,
+            "shows": known.shows,
+            "hides": known.hides,
         }
 
     def _attention(
@@ -117,7 +116,7 @@ class Why(Caller):
     ) -> Attended:
         ask, steps = self._given(image, prompt, model, answer)
         engine = self._engines[ask.model]
-        at = range(len(steps))[place("token", token, len(steps))]
+        at = position(token, len(steps))
         ids = tuple(step.token for step in steps)
         picture = pictures.read(ask.picture)
         maps, shares = attended(engine, picture, ask.prompt, ids, at)

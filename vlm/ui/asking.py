@@ -17,6 +17,7 @@ from typing import Any
 import vlm
 from vlm.ui import pictures, prompts, view
 from vlm.ui.answering import Said, answered, scored
+from vlm.ui.patience import awaited
 from vlm.ui.store import Store
 
 MAX_TOKENS = 512
@@ -73,10 +74,12 @@ class Ask:
     Attributes:
         model: the engine's name.
         prompt: as it was typed; it is cleaned here.
-        start: a forced start of the answer, as text or as ids.
+        start: a forced start of the answer, as text, which is cleaned too, or as ids.
+        more: files of further pictures, read behind the first in this order.
 
     Raises:
-        ValueError: there is no picture, or the prompt or the start cannot be asked.
+        ValueError: there is no picture or there are too many, or the prompt or the
+            start cannot be asked.
     """
 
     model: str
@@ -84,16 +87,26 @@ class Ask:
     prompt: str
     start: str | tuple[int, ...] = ""
     settings: Settings = field(default_factory=Settings)
+    more: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.picture:
             raise ValueError("Choose a picture first: drop, paste or photograph one.")
+        if (count := len(self.pictures)) > pictures.MAX_PICTURES:
+            most = pictures.MAX_PICTURES
+            raise ValueError(f"These are {count} pictures; at most {most} are asked.")
         object.__setattr__(self, "prompt", prompts.cleaned(self.prompt))
         if len(self.start) > MAX_TOKENS:
             raise ValueError(
                 f"The start of the answer is {len(self.start)} long; "
                 f"at most {MAX_TOKENS}. Cut it."
             )
+        if isinstance(self.start, str):
+            object.__setattr__(self, "start", prompts.unhidden(self.start))
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        return self.picture, *self.more
 
     def told(self) -> dict[str, Any]:
         """What the viewer is told of it. The file's place is nobody's business."""
@@ -105,10 +118,12 @@ class Ask:
         }
 
 
-def asked_for(model: str, picture: str, prompt: str, *how: Any) -> Ask:
+def asked_for(
+    model: str, picture: str, prompt: str, *how: Any, more: tuple[str, ...] = ()
+) -> Ask:
     """From the page's controls: the fields of `Settings`, then the answer's start."""
     *values, start = how
-    return Ask(model, picture, prompt, start or "", Settings(*values))
+    return Ask(model, picture, prompt, start or "", Settings(*values), more)
 
 
 def views(
@@ -121,16 +136,18 @@ def views(
 ) -> Iterator[view.View]:
     """A view at the start, views as tokens come, and one when all is done.
 
-    When the caller stops, what was said is kept as a stopped answer's last view.
+    When the caller stops, or the answer fails, what was said is kept as a stopped
+    answer's last view.
     Of several tries, the one whose tokens are most probable on average is shown last;
     the last view of each is kept in the store. With the last view of an `old` answer,
     these tell what the model thinks of that answer now. `mask_iou` is told in each, of
     an answer that begins with a mask.
 
     Raises:
-        ValueError: the picture cannot be read, or the model cannot be asked.
+        ValueError: the picture cannot be read, the model cannot be asked, or nobody
+            waits any more; see `awaited`.
     """
-    image = pictures.read(ask.picture)
+    image = pictures.read_all(ask.pictures)
     begun = {
         **view.empty(engine.describe(), image),
         **ask.told(),
@@ -139,20 +156,19 @@ def views(
         "mask_iou": mask_iou,
     }
     tries, told = [], []
-    with contextlib.closing(answered(engine, image, ask)) as news:
+    with contextlib.closing(awaited(answered(engine, image, ask))) as news:
         for number in range(ask.settings.draws):
             now = {**begun, "run": store.open(ask), "tries": told, "try": number}
             score = None
-            while True:
-                try:
+            try:
+                yield now
+                while score is None:
+                    said = _shown(store, now["run"], news)
+                    now, score = {**now, **said.told}, said.score
                     yield now
-                except GeneratorExit:  # what was said can still be taken away
-                    _finish(store, [*tries, {**now, "stopped": True}], told)
-                    raise
-                if score is not None:
-                    break
-                said = _shown(store, now["run"], news)
-                now, score = {**now, **said.told}, said.score
+            except (GeneratorExit, Exception):  # what was said can still be taken away
+                _finish(store, [*tries, {**now, "stopped": True}], told)
+                raise
             tries.append(now)
             told = [*told, {"run": now["run"], "text": now["text"], "score": score}]
     ends = _finish(store, tries, told)

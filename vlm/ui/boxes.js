@@ -88,6 +88,7 @@ function objectAt({ x, y }) {
   const area = ([x1, y1, x2, y2]) => (x2 - x1) * (y2 - y1);
   const holds = ([x1, y1, x2, y2]) => x1 <= x && x <= x2 && y1 <= y && y <= y2;
   let best = -1;
+  if (state.picture) return best;
   state.value.objects.forEach(({ box }, i) => {
     if (state.hidden.has(i) || box.includes(null) || !holds(box)) return;
     if (best < 0 || area(box) < area(state.value.objects[best].box)) best = i;

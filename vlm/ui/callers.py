@@ -8,10 +8,12 @@ from typing import Any
 from gradio_client.utils import is_file_obj_with_meta
 
 import vlm
-from vlm.ui import pictures, view
+from vlm.probes import METHODS
+from vlm.ui import pictures, prompts, view
 from vlm.ui.answering import scored
 from vlm.ui.asking import Ask, Settings, views
 from vlm.ui.models import Models
+from vlm.ui.refusing import warn
 from vlm.ui.store import Store
 
 
@@ -27,12 +29,21 @@ class Caller:
         yield from views(self._engines[ask.model], self._store, ask)
 
     def _ask(
-        self, image: Any, prompt: str, model: str, *, start: str = "", **settings: Any
+        self,
+        image: Any,
+        prompt: str,
+        model: str,
+        *,
+        start: str = "",
+        images: Any = None,
+        **settings: Any,
     ) -> Ask:
         if not isinstance(start, str):
             raise ValueError("An answer, or the start of one, is given as text.")
         name = named(self._engines, model)
-        return Ask(name, sent(image), prompt, start, Settings(**settings))
+        warn(prompts.notice(prompt))
+        how = Settings(**settings)
+        return Ask(name, sent(image), prompt, start, how, sent_all(images))
 
     def _given(
         self, image: Any, prompt: str, model: str, answer: str
@@ -42,8 +53,8 @@ class Caller:
         if not ask.start:
             said = last(self._views(image, prompt, model))["tokens"]
             ask = replace(ask, start=tuple(each["id"] for each in said))
-        engine, picture = self._engines[ask.model], pictures.read(ask.picture)
-        steps = scored(engine, picture, ask.prompt, ask.start)
+        engine, image = self._engines[ask.model], pictures.read_all(ask.pictures)
+        steps = scored(engine, image, ask.prompt, ask.start)
         if not steps:
             raise ValueError("The answer has no token to look at. Give an answer.")
         return ask, steps
@@ -70,8 +81,31 @@ def sent(image: Any) -> str:
     if image is None:
         return ""
     if not is_file_obj_with_meta(image):
-        raise ValueError("Send the picture as a file: handle_file(its path or URL).")
+        raise ValueError("Send the picture as a file: handle_file(its path).")
     return image["path"]
+
+
+def sent_all(images: Any) -> tuple[str, ...]:
+    """Where further pictures lie; each is checked as `sent` does."""
+    if images is None:
+        return ()
+    if not isinstance(images, list) or not all(images):
+        raise ValueError("Send further pictures as a list of files.")
+    return tuple(map(sent, images))
+
+
+def way(method: Any) -> str:
+    """The name of a way to explain."""
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"There is no {method!r}, only {', '.join(METHODS)}.")
+    return method
+
+
+def position(token: Any, count: int) -> int:
+    """Which one of an answer's tokens is meant, from 0."""
+    if token is None:
+        raise ValueError(f"token is null; give one from 0 to {count - 1}, or -1.")
+    return range(count)[place("token", token, count)]
 
 
 def place(name: str, number: int | None, count: int) -> int | slice:

@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 import gradio as gr
 
 from vlm.ui import pictures, view
+from vlm.ui.again import LOST
 from vlm.ui.asking import Ask, Settings
 from vlm.ui.callers import named, sent
 from vlm.ui.comparing import SIDES, comparisons
@@ -22,7 +23,7 @@ from vlm.ui.examples import Example
 from vlm.ui.models import Models
 from vlm.ui.probe import MODEL, QUIET
 from vlm.ui.questions import PRESETS, Preset, Question, Wanted, asks_of, question
-from vlm.ui.refusing import refusing, refusing_all
+from vlm.ui.refusing import refusal, refusing, refusing_all
 from vlm.ui.replies import Probed, probed
 from vlm.ui.scope import Scope
 from vlm.ui.store import Store
@@ -131,7 +132,9 @@ class _Asking:
         asks = self._asks(values[:half], values[half:])
         yield from self.follow(turn, Wanted(asks))
 
-    def follow(self, turn: Turn, wanted: Wanted) -> Iterator[dict]:
+    def follow(self, turn: Turn, wanted: Wanted | None) -> Iterator[dict]:
+        if wanted is None:
+            raise refusal(LOST)
         yield from turn.take(refusing_all(self._news(wanted.asks)))
 
     def _asks(self, *sides: Sequence[Any]) -> tuple[Ask, Ask]:
@@ -196,6 +199,8 @@ def endpoint(engines: Models) -> Callable[..., Compared]:
         """
 
         def asks() -> tuple[Ask, Ask]:
+            if not isinstance(prompt_b, str):
+                raise ValueError("A prompt is given as text.")
             model = named(engines, model_a)
             other = named(engines, model_b or model_a)
             return asks_of(

@@ -11,6 +11,7 @@ from vlm.ui.asking import MAX_TOKENS, MAX_TRIES, STYLES
 from vlm.ui.examples import Example
 from vlm.ui.hint import Hint, hint
 from vlm.ui.models import Models
+from vlm.ui.more import More
 
 
 class Picture(gr.Image):
@@ -24,6 +25,7 @@ class Picture(gr.Image):
 
 class Question(NamedTuple):
     picture: Picture
+    more: More
     task: gr.Radio
     prompt: gr.Textbox
     hint: Hint
@@ -47,6 +49,7 @@ def question(begin: Example, models: Models) -> Question:
         placeholder="Drop a picture here, or click",
         elem_id="picture",
     )
+    more = More(elem_id="more")
     task = prompts.of(begin.prompt)
     chips = gr.Radio(
         [each.name for each in prompts.TASKS],
@@ -75,7 +78,7 @@ def question(begin: Example, models: Models) -> Question:
     with gr.Row(elem_id="go"):
         run = gr.Button("Run", variant="primary", elem_id="run")
         stop = gr.Button("Stop", elem_id="stop")
-    return Question(picture, chips, prompt, line, model, run, stop)
+    return Question(picture, more, chips, prompt, line, model, run, stop)
 
 
 def sampling(elem_id: str) -> list:
@@ -133,6 +136,7 @@ def _chosen(
     tries: int,
     most: int,
 ) -> str:
+    style, tries = style or STYLES[0], tries or 1  # a control may be empty
     figures = {"Temperature": temperature, "Top-p": top_p, "Top-k": top_k}
     said = [f"{style.lower()} {figures.get(style, '')}".strip()]
     if style != "Greedy" and tries > 1:

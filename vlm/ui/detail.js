@@ -54,7 +54,8 @@ function meanProbability(keys) {
 function placeOf(key) {
   const edge = edgeOf(key);
   if (!edge?.bins) return "";
-  const size = edge.axis === "x" ? state.value.width : state.value.height;
+  const [first] = state.value.pictures; // boxes lie there
+  const size = edge.axis === "x" ? first.width : first.height;
   const pixels = (bin) => ((bin / BINS) * size).toFixed(bin && (bin / BINS) * size < 1 ? 1 : 0);
   const { mean, deviation } = spreadOf(edge.bins);
   return `${edge.axis} = ${pixels(edge.bin)} px ± ${pixels(deviation)} px (expected ${pixels(mean)})`;

@@ -5,6 +5,7 @@ const wayButtons = [...(props.ways?.each ?? [])].map(wayButton);
 const mostTokens = props.ways?.most; // read once: a proxy is slow
 const explain = {
   run: "",
+  picture: 0, // that the maps are of
   tokens: [], // places in the answer
   heats: new Map(), // by the way's name: what heatOf gives
   shown: null, // the way whose map lies on the picture, in place of attention
@@ -15,10 +16,11 @@ const explain = {
 };
 
 // One more map, or that there will be none.
-function takeExplained({ run, tokens, heats, part, done }) {
+function takeExplained({ run, tokens, picture, heats, part, done }) {
   redraw();
   if (!run) explain.busy = false; // stopped, or failed
-  if (explain.left || run !== maps.run || run !== explain.run || tokens.join() !== explain.tokens.join()) return;
+  const asked = run === explain.run && picture === explain.picture && tokens?.join() === explain.tokens.join();
+  if (explain.left || run !== maps.run || !asked) return;
   Object.assign(explain, { busy: !done, part });
   for (const [name, rows] of Object.entries(heats)) {
     if (!explain.heats.has(name)) explain.heats.set(name, heatFrom(name, rows));
@@ -40,7 +42,8 @@ function wayShown() {
 }
 
 function isExplained() {
-  return explain.run === maps.run && explainable().join() === explain.tokens.join();
+  const same = explain.run === maps.run && explain.picture === state.picture;
+  return same && explainable().join() === explain.tokens.join();
 }
 
 // Places of the chosen tokens in the answer; the server takes no more of them.
@@ -119,9 +122,9 @@ function wayButton({ name, title, shows, hides }) {
 ways.replaceChildren(...wayButtons);
 const wayThumbs = thumbsOn(ways);
 part(".why").addEventListener("click", () => {
-  Object.assign(explain, { run: maps.run, tokens: explainable(), heats: new Map(), shown: null, part: 0, busy: true, left: false });
+  Object.assign(explain, { run: maps.run, picture: state.picture, tokens: explainable(), heats: new Map(), shown: null, part: 0, busy: true, left: false });
   leaveTrial();
-  trigger("explain", { run: explain.run, tokens: explain.tokens });
+  trigger("explain", { run: explain.run, tokens: explain.tokens, picture: explain.picture });
   redraw();
 });
 ways.addEventListener("click", (event) => {

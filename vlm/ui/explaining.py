@@ -16,6 +16,7 @@ from vlm.ui.again import LOST
 from vlm.ui.answering import PAUSE
 from vlm.ui.asking import Ask
 from vlm.ui.models import Models
+from vlm.ui.patience import awaited
 from vlm.ui.store import Run, Store
 from vlm.ui.zero import on_gpu
 
@@ -23,7 +24,8 @@ MAX_TOKENS = 8  # each costs passes of its own
 
 
 def explained(engines: Models, store: Store, data: Any) -> Iterator[dict[str, Any]]:
-    """`data` is {run, tokens}: the run's name, and places in its answer.
+    """`data` is {run, tokens, picture}: a run's name, places in its answer, and which
+    of several pictures the maps are to be of, from 0; the first if it is left out.
 
     Yields:
         the same with `heats` by the way's name, each a list of rows that ends with
@@ -31,13 +33,14 @@ def explained(engines: Models, store: Store, data: Any) -> Iterator[dict[str, An
         that takes long; and `done`.
 
     Raises:
-        ValueError: the run is not kept or not ended, has no such tokens, or was not
-            answered by a PaliGemma.
+        ValueError: the run is not kept or not ended, has no such tokens or picture,
+            was not answered by a PaliGemma, or nobody waits any more.
     """
     asked, tokens = _checked(engines, store, data)
-    told = {"run": data["run"], "tokens": tokens, "heats": {}, "part": 0}
+    told = {"run": data["run"], "tokens": tokens, "picture": asked.focus}
+    told |= {"heats": {}, "part": 0}
     yield {**told, "done": False}
-    with contextlib.closing(_growing(asked, tokens)) as news:
+    with contextlib.closing(awaited(_growing(asked, tokens))) as news:
         for name, part, heat in news:
             if part < 1:
                 yield {**told, "part": part, "done": False}
@@ -47,10 +50,16 @@ def explained(engines: Models, store: Store, data: Any) -> Iterator[dict[str, An
             yield {**told, "done": len(told["heats"]) == len(METHODS)}
 
 
-@on_gpu(seconds=90)
 def heat_of(asked: Asked, name: str, tokens: Sequence[int]) -> np.ndarray:
     """What the way of that name says: float32 [rows, columns]."""
-    return METHODS[name].heat(asked, tokens).numpy()
+    *_, heat = awaited(_heats(asked, name, tokens))
+    return heat
+
+
+@on_gpu(seconds=90)
+def _heats(asked: Asked, name: str, tokens: Sequence[int]) -> Iterator[np.ndarray]:
+    for _, heat in METHODS[name].growing(asked, tokens):
+        yield heat.numpy()
 
 
 @on_gpu(seconds=120)
@@ -93,7 +102,8 @@ def _checked(engines: Models, store: Store, data: Any) -> tuple[Asked, list[int]
         or not all(type(token) is int and token in known for token in tokens)
     ):
         raise ValueError("Choose a token of the answer: what is to be explained?")
-    return answered(engines, kept.ask, ids), tokens[:MAX_TOKENS]
+    asked = answered(engines, kept.ask, ids, chosen_picture(given))
+    return asked, tokens[:MAX_TOKENS]
 
 
 def ended(store: Store, run: Any) -> Run:
@@ -110,13 +120,29 @@ def ended(store: Store, run: Any) -> Run:
     return kept
 
 
-def answered(engines: Models, ask: Ask, ids: tuple[int, ...]) -> Asked:
+def chosen_picture(given: dict[str, Any]) -> int:
+    """Which picture is meant, as a viewer sends it.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    picture = given.get("picture", 0)
+    if type(picture) is not int:
+        raise ValueError("Choose one of the pictures: which is meant?")
+    return picture
+
+
+def answered(
+    engines: Models, ask: Ask, ids: tuple[int, ...], picture: int = 0
+) -> Asked:
     """A question and its answer, for probes.
 
     Raises:
-        ValueError: the picture cannot be read, or the model is no PaliGemma.
+        ValueError: a picture cannot be read or is not there, or the model is no
+            PaliGemma.
     """
     engine = engines[ask.model]
     if not isinstance(engine, vlm.Engine):
         raise ValueError("This model cannot be asked why.")
-    return Asked(engine, pictures.read(ask.picture), ask.prompt, ids)
+    image = pictures.read_all(ask.pictures)
+    return Asked(engine, image, ask.prompt, ids, focus=picture)

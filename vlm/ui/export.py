@@ -1,7 +1,7 @@
 """Export: a finished run as data, and as a page that opens with no server.
 
 {"format": "paliscope-run", "version": 1,
- "view": the last view, its picture as a data URL,
+ "view": the last view, its pictures as data URLs,
  "maps": {"p1": ..., "a0": ...}}  # as the store gives them to the viewer
 """
 
@@ -62,7 +62,13 @@ def data(run: Run) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
-        "view": {**run.view, "image": {"url": _data_url(run.view["image"]["path"])}},
+        "view": {
+            **run.view,
+            "image": _carried(run.view["image"]),
+            "more": [
+                {**each, "image": _carried(each["image"])} for each in run.view["more"]
+            ],
+        },
         "maps": {key: packed(entry) for key, entry in run.entries.items()},
     }
 
@@ -98,6 +104,10 @@ def _checked(store: Store, request: Any) -> tuple[Run | None, str]:
     if not isinstance(run, str) or kind not in ("json", "html", "example"):
         return None, ""
     return store.get(run), kind
+
+
+def _carried(image: dict[str, Any]) -> dict[str, str]:
+    return {"url": _data_url(image["path"])}
 
 
 def _data_url(path: str) -> str:

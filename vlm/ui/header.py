@@ -74,7 +74,8 @@ def chosen(models: Models, source: Any) -> dict[str, Any]:
     Gives the news, with what is wrong as `error`.
     """
     try:
-        if not isinstance(source, str) or len(source) > MOST_CHARACTERS:
+        named = isinstance(source, str) and source.strip().isprintable()
+        if not named or len(source) > MOST_CHARACTERS:
             raise ValueError("Give a folder or a Hub name.")
         models.choose(source)
     except ValueError as error:

@@ -96,7 +96,8 @@ function drawLegend() {
   const heat = wayShown() ?? heatShown(state.chosen, layerShown(), headShown());
   const whole = !heat || state.scale === "raw" ? 1 : heat.mass || 1;
   write(part(".peak"), heat ? spaced(fullOf(heat) / whole) : "–");
-  write(part(".seen"), heat?.shares ? spaced(heat.shares[0]) : "–");
+  write(part(".on"), areSeveral() ? "on this picture" : "on the image");
+  write(part(".seen"), heat?.shares ? spaced(seenOf(heat)) : "–");
   const sinks = heat?.shares && state.scale === "sinks" ? sinkWords(heat) : "";
   write(part(".left-out"), heat?.title ?? sinks);
   const note = state.patch !== null && heat ? patchWords() : gridWords();

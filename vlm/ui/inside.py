@@ -19,6 +19,7 @@ from vlm.anatomy import Part, Token
 from vlm.image import pixels
 from vlm.tokenizer import LOCS, SEGS
 from vlm.ui import figures, pictures, zero
+from vlm.ui.again import part, sent
 from vlm.ui.asking import MAX_TOKENS, Ask
 from vlm.ui.models import Models
 from vlm.ui.probe import MODEL, Probe
@@ -35,6 +36,7 @@ SCRIPTS = (
     "inside_parts.js",
     "inside.js",
 )
+SEVERAL = "The question was about several pictures. Shown is the first, as if alone."
 UNKNOWN = "This engine does not tell what it is made of. What is known of it is shown."
 
 
@@ -46,12 +48,12 @@ def build(engines: Models, tab: gr.Tab, probe: Probe, switched: Callable) -> Non
     """
     inside = Inside(elem_id="inside")
 
-    def engine_of(view: dict | None) -> Any:
-        name = engines.asked((view or {}).get("model"))
+    def engine_of(view: Any) -> Any:
+        name = engines.asked(part(view, "model"))
         return refusing(engines.__getitem__, name)
 
-    def show(path: str | None, prompt: str | None, view: dict | None) -> dict:
-        run = probe.store.get(str((view or {}).get("run")))
+    def show(path: str | None, prompt: str | None, view: Any) -> dict:
+        run = probe.store.get(str(part(view, "run")))
         return shown(engine_of(view), path, prompt, run)
 
     asking = {"inputs": [probe.picture, probe.prompt, probe.scope], "outputs": inside}
@@ -60,8 +62,8 @@ def build(engines: Models, tab: gr.Tab, probe: Probe, switched: Callable) -> Non
     inside.look(show, **asking, **quiet)
     switched(show, **asking, **quiet)
 
-    def within(path: str | None, view: dict | None, event: gr.EventData) -> dict:
-        return gr.update(within=refusing(looked, engine_of(view), path, event._data))
+    def within(path: str | None, view: Any, event: gr.EventData) -> dict:
+        return gr.update(within=refusing(looked, engine_of(view), path, sent(event)))
 
     inside.within(within, [probe.picture, probe.scope], inside, **MODEL, **quiet)
 
@@ -108,6 +110,8 @@ def shown(engine: Any, path: str | None, prompt: str | None, run: Run | None) ->
         image = pictures.read(ask.picture)
     except ValueError as error:
         return value | {"notice": str(error), "facts": facts}
+    if run and run.ask.more:
+        value["notice"] = value["notice"] or SEVERAL
     values = pixels(image, about["image_size"], channels=_channels(engine))
     values = values[0].permute(1, 2, 0).numpy()
     facts |= figures.of_picture(image.size, values)
@@ -195,8 +199,8 @@ def condensed(mask: np.ndarray, image: int) -> list[str]:
 
 def _answer(run: Run | None, ask: Ask) -> dict[str, Any]:
     """The last view of a run that asked the same, or one without an answer."""
-    asked = run and (run.ask.model, run.ask.picture, run.ask.prompt)
-    if run and run.view and asked == (ask.model, ask.picture, ask.prompt):
+    asked = run and (run.ask.model, run.ask.pictures, run.ask.prompt)
+    if run and run.view and asked == (ask.model, ask.pictures, ask.prompt):
         return run.view
     return {"tokens": [], "objects": []}
 

@@ -54,6 +54,7 @@ function plain(prompt) {
 }
 
 async function copyLink() {
+  if (areSeveral()) throw new Error("A link has room for one picture. Save the page or the data instead.");
   const { example, webp, size } = await pictureInLink();
   const link = await linkTo({ ...asked(), picture: example ? { example } : { webp } });
   const copy = size ? ` It holds a copy of the picture of ${size} pixels, so the answer may differ a little.` : "";
@@ -102,7 +103,7 @@ async function smallCopy(image) {
 async function tellDone({ done, run, text, image }) {
   const ended = done && streaming;
   streaming = Boolean(run) && !done;
-  if (!ended) return;
+  if (!ended || areSeveral()) return; // the history brings back one picture
   const answer = text.replace(/<(loc|seg)\d+>/g, "").trim();
   const detail = { ...asked(), answer, url: image.url };
   detail.example = await exampleName();
@@ -212,7 +213,8 @@ function captionLines(pen, room) {
   const { question, text, model } = state.value;
   const head = headName(state.layer, headShown());
   const tokens = state.chosen.map((key) => tokenAt(key).text).join("").trim();
-  const look = `Where “${tokens}” looked: layer ${state.layer}, ${head} · `;
+  const which = areSeveral() ? ` in picture ${state.picture + 1} of ${state.value.pictures.length}` : "";
+  const look = `Where “${tokens}” looked${which}: layer ${state.layer}, ${head} · `;
   return [
     [question, `600 15px ${mono}`, "--ink", 22],
     [text || "(an empty answer)", `13.5px ${mono}`, "--ink", 20],

@@ -11,12 +11,12 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from vlm.ui import pictures
-from vlm.ui.again import Again
+from vlm.ui.again import Again, part, sent
 from vlm.ui.asking import Ask, Settings
 from vlm.ui.examples import Example
 from vlm.ui.history import History
 from vlm.ui.models import Models
-from vlm.ui.refusing import as_text, refusing
+from vlm.ui.refusing import refusing, warn
 
 BROKEN = (
     "This link is damaged or cut short. Copy it once more, whole, "
@@ -37,11 +37,11 @@ def wire(
     """
 
     def bring(event: gr.EventData) -> tuple:
-        ask = refusing(restored, event.asked, examples)
+        ask = refusing(restored, part(sent(event), "asked"), examples)
         here = models.asked(ask.model)
         if ask.model != here:
             note = f"This was asked of {ask.model}. Here {here} answers."
-            gr.Warning(as_text(note))
+            warn(note)
             ask = replace(ask, model=here)
         chosen = here if here in models.choices else models.choices[0]
         settings = astuple(ask.settings)
@@ -77,7 +77,10 @@ def _picture(picture: dict, examples: Sequence[Example]) -> str:
         if place := places.get(_part(picture["example"], str)):
             return place
         raise ValueError("The example of this link is not here. Choose a picture.")
-    place = Path(_part(picture.get("path"), str)).resolve()
+    try:
+        place = Path(_part(picture.get("path"), str)).resolve()
+    except (ValueError, OSError, RuntimeError):  # nothing that a file can be called
+        raise ValueError(BROKEN) from None
     # No other file of the server may be had by its name.
     if not place.is_relative_to(Path(get_upload_folder()).resolve()):
         raise ValueError(BROKEN)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from vlm.ui import prompts
 from vlm.ui.prompts import DETECT, LANGUAGES, SEGMENT, TASKS, of, parted
 
 WORDS = tuple(dict.fromkeys(task.word for task in TASKS))
@@ -38,10 +39,17 @@ def lint(prompt: str, about: dict[str, Any]) -> list[Advice]:
     `about` is what the engine says of itself (`Engine.describe`): its name, and its
     `tasks`, the first words that it was trained on; empty if any may be known to it.
     """
+    if len(prompt) > prompts.MAX_CHARACTERS:
+        return [Advice(prompts.too_long(prompt))]
     if not prompt.strip():
         return []
     found = (rule(prompt, about) for rule in RULES)
     return [advice for advice in found if advice]
+
+
+def _hidden(prompt: str, about: dict[str, Any]) -> Advice | None:
+    words = prompts.notice(prompt)
+    return Advice(words, prompts.visible(prompt)) if words else None
 
 
 def _control_token(prompt: str, about: dict[str, Any]) -> Advice | None:
@@ -161,6 +169,7 @@ def _ending(prompt: str, about: dict[str, Any]) -> Advice | None:
 
 
 RULES: tuple[Callable[[str, dict[str, Any]], Advice | None], ...] = (
+    _hidden,
     _control_token,
     _capitals,
     _no_task,

@@ -7,7 +7,9 @@ const PREFETCH_BYTES = 8 * 2 ** 20;
 const [MEAN, MAX, VARIED] = [-1, -2, -3];
 const SUMS_BYTES = 32 * 2 ** 20;
 
-const shape = { layers: 0, heads: 0, rows: 0, columns: 0, patches: 0 };
+// Of several pictures each layer and head has `stride` levels, and those of the picture
+// that is shown begin at `offset`.
+const shape = { layers: 0, heads: 0, rows: 0, columns: 0, patches: 0, stride: 0, offset: 0 };
 const maps = { run: "", kept: new Map(), asked: new Set(), sums: new Map(), lost: false };
 
 function resetMaps(run, value) {
@@ -16,10 +18,14 @@ function resetMaps(run, value) {
   const [rows, columns] = value.grid;
   Object.assign(shape, { layers: value.layers, heads: value.heads, rows, columns });
   shape.patches = rows * columns;
+  shape.stride = shape.patches * value.pictures.length;
 }
 
+// Where the levels of a layer and head begin, those on the picture that is shown.
+const startOf = (row) => row * shape.stride + shape.offset;
+
 function mapBytes() {
-  return shape.layers * shape.heads * (shape.patches + 10);
+  return shape.layers * shape.heads * (shape.stride + 10);
 }
 
 // Resolves to true when something new has come.
@@ -94,7 +100,7 @@ function lookAt(key, layer, head, patch) {
   const [from, to] = headRange(head);
   for (let h = from; h < to; h++) {
     const row = layer * shape.heads + h;
-    const level = one.levels[row * shape.patches + patch] / 255;
+    const level = one.levels[startOf(row) + patch] / 255;
     const look = one.peaks[row] * level * level;
     sum += look;
     most = Math.max(most, look);
@@ -155,7 +161,7 @@ function sumUp(keys, layer, head) {
     for (let h = from; h < to; h++) {
       const row = layer * shape.heads + h;
       const peak = (one.peaks[row] * part) / (255 * 255);
-      const start = row * shape.patches;
+      const start = startOf(row);
       for (let i = 0; i < shape.patches; i++) {
         const level = one.levels[start + i];
         patches[i] += peak * level * level;

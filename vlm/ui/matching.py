@@ -19,6 +19,7 @@ from vlm.ui.zero import on_gpu
 MAX_PICTURES = 8
 MAX_TEXTS = 12
 MAX_CHARACTERS = 200  # of a text
+KEPT_SIDE = 1024  # pixels of a picture's shorter side, at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +110,17 @@ def pictures_of(files: Any) -> list[Image.Image]:
         raise ValueError(
             f"These are {len(files)} pictures; at most {MAX_PICTURES} are compared."
         )
-    return _each(files, "Picture", lambda file: pictures.read(sent(file)))
+    held = 0
+
+    def read(file: Any) -> Image.Image:
+        nonlocal held
+        image = pictures.read(sent(file), held=held)
+        # A pair sees some hundred pixels a side; whole photographs would add up.
+        image = image.reduce(max(1, min(image.size) // KEPT_SIDE))
+        held += pictures.bytes_of(image)
+        return image
+
+    return _each(files, "Picture", read)
 
 
 def texts_of(texts: Any) -> list[str]:
@@ -129,7 +140,8 @@ def texts_of(texts: Any) -> list[str]:
 
 def lines_of(text: str | None) -> list[str]:
     """What stands on each line that is not empty."""
-    return [line for line in (text or "").splitlines() if visible(line)]
+    lines = (text or "").splitlines()
+    return [line for line in lines if visible(line[: MAX_CHARACTERS + 1])]
 
 
 def drawn(match: Match) -> dict[str, Any]:
@@ -160,12 +172,12 @@ def _levels(look: np.ndarray) -> dict[str, Any]:
 def _text(text: Any) -> str:
     if not isinstance(text, str):
         raise ValueError("It is no text.")
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(
+            f"It has {len(text)} characters; at most {MAX_CHARACTERS}. Cut it."
+        )
     if not (seen := visible(text)):
         raise ValueError("It is empty.")
-    if len(seen) > MAX_CHARACTERS:
-        raise ValueError(
-            f"It has {len(seen)} characters; at most {MAX_CHARACTERS}. Cut it."
-        )
     return seen
 
 

@@ -11,7 +11,7 @@ function drawMeta() {
   const given = iou === null ? "" : "begins with your mask, 20 tokens";
   const empty = done && !tokens.length ? "the answer is empty" : given;
   const end = done && cut ? "cut at the maximum of tokens" : empty;
-  write(part(".state"), state.stopped || stopped ? "stopped" : end);
+  write(part(".state"), state.waiting || (state.stopped || stopped ? "stopped" : end));
   drawTries();
 }
 

@@ -142,12 +142,12 @@ class Models:
         Raises:
             ValueError: nothing may be chosen here.
         """
-        source = place(source.strip())
         if not self.switching:
             raise ValueError(
                 "Models cannot be switched here: start app.py with --menu, and with "
                 "one model."
             )
+        source = place(source.strip())
         with self._changed:
             name = self._name(source)
             self._error, self._choice = "", None
@@ -252,13 +252,23 @@ def named(sources: Iterable[str]) -> dict[str, str]:
 
 def place(source: str) -> str:
     """A folder's whole path, so that one folder is one source; a Hub name as it is."""
-    folder = Path(source).expanduser()
-    return str(folder.resolve()) if source and folder.is_dir() else source
+    found = folder(source)
+    return str(found.resolve()) if found else source
 
 
 def short(source: str) -> str:
     """A folder's own name; a Hub name as it is."""
-    return Path(source).name if Path(source).is_dir() else source
+    found = folder(source)
+    return found.name if found else source
+
+
+def folder(source: str) -> Path | None:
+    """The folder that a source names, if it is there."""
+    try:
+        path = Path(source).expanduser()
+        return path if source and path.is_dir() else None
+    except (OSError, RuntimeError):  # too long for a name, or nobody's home
+        return None
 
 
 UNKNOWN = {

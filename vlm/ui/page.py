@@ -7,12 +7,16 @@ from typing import Any
 
 import gradio as gr
 
-from vlm.ui import api, compare, inside, pairs, probe
+from vlm.ui import api, compare, inside, old_files, pairs, probe
 from vlm.ui.examples import listed
+from vlm.ui.gate import SERVER, Page
 from vlm.ui.header import Header, told
 from vlm.ui.models import Models
 
 FOLDER = Path(__file__).parent
+QUEUE = 64  # questions that may wait, of all visitors together; the first is next
+SESSIONS = 256  # visitors who are remembered; Gradio takes 0.3 MB for each
+KEPT = 3600  # seconds that files are kept: those that were sent, and those shown
 SANS = ("ui-sans-serif", "system-ui", "Segoe UI", "Inter", "Roboto", "sans-serif")
 MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "monospace")
 
@@ -29,11 +33,11 @@ def build(
     models = engines if isinstance(engines, Models) else Models.of(engines)
     # Gradio gives out no other files than those that were uploaded, and these.
     gr.set_static_paths([examples])
-    with gr.Blocks(
+    with Page(
         title="PaliScope: see what PaliGemma sees",
         fill_width=True,
         analytics_enabled=False,
-        delete_cache=(3600, 3600),
+        delete_cache=(10**9, KEPT),  # at the end all; until then see `old_files`
     ) as demo:
         api.build(models)  # first, or a listener's function could take a name of these
         header = Header(models, elem_id="header")
@@ -49,13 +53,14 @@ def build(
         if models.switching or models.news()["loading"]:
             # What is in the page was written when it was built.
             demo.load(lambda: told(models), None, header, queue=False, **probe.QUIET)
-    # Waiting events over all functions; on ZeroGPU Gradio's own limit would be 1.
-    demo.queue(max_size=16)
+    # On ZeroGPU Gradio's own limit would be 1. Calls that jump the queue are refused.
+    demo.queue(max_size=QUEUE, api_open=False)
     return demo
 
 
 def launch(demo: gr.Blocks, **options: Any) -> tuple:
     """Serve the page. Bounds are set here: uploads, files kept, cross-origin calls."""
+    old_files.delete_from_now_on(demo, KEPT)
     styles = ("palette", "page", "compare", "pairs")
     return demo.launch(
         theme=gr.themes.Base(font=SANS, font_mono=MONO),
@@ -64,6 +69,9 @@ def launch(demo: gr.Blocks, **options: Any) -> tuple:
         favicon_path=FOLDER / "logo.svg",
         footer_links=["api"],
         max_file_size="16mb",
+        state_session_capacity=SESSIONS,
+        app_kwargs={**SERVER},  # Gradio adds to it
+        enable_monitoring=False,
         run_history=False,
         show_error=False,
         ssr_mode=False,

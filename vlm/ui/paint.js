@@ -9,7 +9,7 @@ const PAINT = {
   name: "Paint over",
   words: "",
   keys: "Arrow keys move over patches, Space paints one. Enter asks again, Tab leads to a mask, Escape leaves.",
-  ready: () => root.dataset.phase === "done",
+  ready: () => root.dataset.phase === "done" && !areSeveral(),
   leave: () => Object.assign(paint, { dabs: [], at: null }),
 
   pointerdown: (share) => dab(share, paint.size / 2),

@@ -41,11 +41,15 @@ function drawPicture() {
   drawBackdrop(frame, ratio);
   copyBackdrop(pen, frame, ratio);
   drawHeat(pen, frame);
+  if (!state.picture) drawFound(pen, frame);
+  drawPatch(pen, frame);
+  drawTools(pen, frame);
+}
+
+function drawFound(pen, frame) {
   state.value.objects.forEach((object, i) => drawMask(pen, frame, object, i));
   state.value.objects.forEach((object, i) => drawObject(pen, frame, object, i));
   drawEdges(pen, frame);
-  drawPatch(pen, frame);
-  drawTools(pen, frame);
 }
 
 function fit(surface, width, height) {

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from vlm.ui import again, keep, pictures, prompts, view
-from vlm.ui.again import Again
+from vlm.ui import again, keep, more, pictures, prompts, view
+from vlm.ui.again import Again, part, sent
+from vlm.ui.album import files
 from vlm.ui.asking import asked_for
 from vlm.ui.controls import Picture, Question, question, sampling
 from vlm.ui.examples import Example, Examples
@@ -20,7 +21,7 @@ from vlm.ui.hint import hint
 from vlm.ui.history import History
 from vlm.ui.lint import lint
 from vlm.ui.models import Models
-from vlm.ui.refusing import refusing, refusing_all
+from vlm.ui.refusing import refusal, refusing, refusing_all, warn
 from vlm.ui.scope import Scope
 from vlm.ui.store import Store
 from vlm.ui.trying import tried
@@ -74,16 +75,20 @@ def _help(asked: Question, note: gr.HTML, engines: Models, switched: Callable) -
         return task.name if task else None, hint(prompt or "", engines.about(model))
 
     def rephrased(name: str, prompt: str) -> str:
-        return prompts.rephrased(prompt or "", prompts.named(name))
+        task = refusing(prompts.named, name)
+        return prompts.rephrased(prompts.unhidden(prompt or ""), task)
 
     def repaired(prompt: str, model: str) -> str:
-        advice = lint(prompt or "", engines.about(model))[:1]
-        return next((each.repair for each in advice), None) or prompt
+        typed = prompt or ""
+        advice = lint(typed, engines.about(model))[:1]
+        repair = next((each.repair for each in advice), None)
+        return repair or prompts.unhidden(typed)
 
     def respoken(prompt: str, event: gr.EventData) -> str:
-        return refusing(prompts.respoken, prompt or "", event.code)
+        code = str(part(sent(event), "code"))
+        return refusing(prompts.respoken, prompts.unhidden(prompt or ""), code)
 
-    picture, task, prompt, line, model, *_ = asked
+    _, _, task, prompt, line, model, *_ = asked
     quick = {"queue": False, **QUIET}
     gr.on(
         [prompt.change, model.change],
@@ -134,7 +139,7 @@ class _Ways:
         pressed = partial(gr.on, [asked.run.click, asked.prompt.submit])
         self._over(pressed)
         streaming = {"trigger_mode": "always_last", **MODEL, **QUIET}
-        run = pressed(self.probe, [turn, *controls], scope, **streaming)
+        run = pressed(self.probe, [turn, asked.more, *controls], scope, **streaming)
         follow = wanted.change(self.follow, [turn, wanted], scope, **streaming)
         self._over(scope.explain)
         why = scope.explain(self.explain, turn, scope, **streaming)
@@ -144,15 +149,17 @@ class _Ways:
         self._end_told(*runs)
         asked.stop.click(_ended, None, scope, cancels=runs, queue=False, **QUIET)
         # When a picture is removed, the first listener is still given the old one.
-        changed = gr.on(
-            [asked.picture.input, model.input],
-            lambda: None,
-            cancels=runs,
-            queue=False,
-            **QUIET,
-        )
-        changed.then(self.preview, [asked.picture, model], scope, **QUIET)
-        switched(self.renewed, [asked.picture, model], scope, **QUIET)
+        seen = [asked.picture, asked.more, model]
+        ending = {"cancels": runs, "queue": False, **QUIET}
+        changed = gr.on([asked.picture.input, model.input], lambda: None, **ending)
+        removed = asked.more.drop(lambda: None, **ending)
+        asked.more.bring(lambda: None, **ending)
+        # Queued: without a queue the reader is not told why something is refused.
+        come = asked.more.bring(self.add, seen[:2], seen[:2], **QUIET)
+        moved = changed.then(self.move_up, seen[:2], seen[:2], **QUIET)
+        for each in (moved.then, removed.then, come.success):
+            each(self.preview, seen, scope, **QUIET)
+        switched(self.renewed, seen, scope, **QUIET)
 
         self._wants(scope.branch, self.branch, None, [wanted])
         self._wants(scope.paint, self.paint, None, [wanted])
@@ -163,6 +170,8 @@ class _Ways:
             pick = self.picking(examples)
             filled = [asked.picture, asked.prompt, self.how[-1], wanted]
             self._wants(shelf.pick, pick, [model, *self.how], filled)
+            shelf.pick(more.none, None, asked.more, queue=False, **QUIET)
+        history.restore(more.none, None, asked.more, queue=False, **QUIET)
         self._over(history.restore)
         brought = {"outputs": [*controls, wanted], **QUIET}
         self._end_told(keep.wire(history, examples, self.engines, **brought))
@@ -184,42 +193,62 @@ class _Ways:
             each.failure(_ended, None, self.scope, queue=False, **QUIET)
 
     def probe(
-        self, turn: Turn, image: str, prompt: str, model: str, *how: Any
+        self, turn: Turn, further: Any, image: str, prompt: str, model: str, *how: Any
     ) -> Iterator[dict]:
         whom = self.engines.asked(model)
-        ask = refusing(asked_for, whom, image, prompt, *how)
+        warn(prompts.notice(prompt))
+        others = refusing(more.places, further)
+        ask = refusing(asked_for, whom, image, prompt, *how, more=others)
         yield from self.follow(turn, Again(ask))
 
-    def follow(self, turn: Turn, wanted: Again) -> Iterator[dict]:
+    def follow(self, turn: Turn, wanted: Again | None) -> Iterator[dict]:
+        if wanted is None:
+            raise refusal(again.LOST)
         news = wanted.views(self.engines, self.store)
         yield from turn.take(refusing_all(news))
 
     def explain(self, turn: Turn, event: gr.EventData) -> Iterator[dict]:
-        news = explained(self.engines, self.store, event._data)
+        news = explained(self.engines, self.store, sent(event))
         for told in turn.take(refusing_all(news)):
             yield gr.update(explained=told)
 
     def test(self, turn: Turn, event: gr.EventData) -> Iterator[dict]:
-        news = tried(self.engines, self.store, event._data)
+        news = tried(self.engines, self.store, sent(event))
         for told in turn.take(refusing_all(news)):
             yield gr.update(tried=told)
 
-    def preview(self, path: str | None, model: str) -> dict:
-        image = refusing(pictures.read, path) if path else None
+    def add(
+        self, path: str | None, further: Any, event: gr.EventData
+    ) -> tuple[str, dict]:
+        return refusing(more.added, path, further, sent(event))
+
+    def move_up(self, path: str | None, further: Any) -> tuple:
+        """Where the first picture is removed, the next one takes its place."""
+        others = refusing(more.places, further)
+        if path or not others:
+            return gr.skip(), gr.skip()
+        return others[0], {**more.none(), "files": files(others[1:])}
+
+    def preview(self, path: str | None, further: Any, model: str) -> dict:
+        paths = [path, *refusing(more.places, further)] if path else []
+        image = refusing(pictures.read_all, paths) if paths else None
         return view.empty(self.engines.about(model), image)
 
-    def renewed(self, path: str | None, model: str, event: gr.EventData) -> dict:
+    def renewed(
+        self, path: str | None, further: Any, model: str, event: gr.EventData
+    ) -> dict:
         """An answer that is shown stays: it says whose it is."""
-        return self.preview(path, model) if event.idle else gr.skip()
+        idle = part(sent(event), "idle")
+        return self.preview(path, further, model) if idle else gr.skip()
 
     def branch(self, event: gr.EventData) -> Again:
-        return refusing(again.branched, self.store, event._data)
+        return refusing(again.branched, self.store, sent(event))
 
     def paint(self, event: gr.EventData) -> Again:
-        return refusing(again.painted_over, self.store, event._data)
+        return refusing(again.painted_over, self.store, sent(event))
 
     def mask(self, event: gr.EventData) -> tuple[str, Again]:
-        data = event._data
+        data = sent(event)
         wanted = refusing(again.begun_by_mask, self.engines, self.store, data)
         return wanted.ask.prompt, wanted
 
@@ -227,15 +256,18 @@ class _Ways:
         self, event: gr.EventData, image: str, _prompt: str, model: str, *how: Any
     ) -> tuple[str, Again]:
         whom = self.engines.asked(model)
-        wanted = refusing(again.in_region, self.store, event._data, whom, image, *how)
+        wanted = refusing(again.in_region, self.store, sent(event), whom, image, *how)
         return wanted.ask.prompt, wanted
 
     def another_try(self, event: gr.EventData) -> dict:
-        return refusing(again.another_try, self.store, event._data)
+        return refusing(again.another_try, self.store, sent(event))
 
     def picking(self, examples: list[Example]) -> Callable:
         def pick(event: gr.EventData, model: str, *how: Any) -> tuple:
-            example = examples[event.index]
+            index = part(sent(event), "index")
+            if type(index) is not int or index not in range(len(examples)):
+                raise refusal("There is no such example. Choose another.")
+            example = examples[index]
             picture = str(example.picture)
             *settings, _ = how
             whom = self.engines.asked(model)

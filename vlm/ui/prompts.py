@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from vlm.grounding import bin_of
 
 MAX_CHARACTERS = 512
+# Control characters, those that turn the direction of a text or have no width, halves
+# of characters. Two of no width are letters' own: Persian and Hindi are written so.
+HIDDEN = ("Cc", "Cf", "Cs")
+JOINERS = "\u200c\u200d"
 # Those of COCO-35L (arXiv:2205.12522), which PaliGemma has learnt to caption in.
 LANGUAGES = {
     "en": "English",
@@ -101,8 +105,11 @@ TASKS = (
 )
 
 
-def named(name: str) -> Task:
-    return next(task for task in TASKS if task.name == name)
+def named(name: object) -> Task:
+    """The task of that name. ValueError: there is none."""
+    if task := next((task for task in TASKS if task.name == name), None):
+        return task
+    raise ValueError("There is no such task. Choose one of those above the prompt.")
 
 
 def of(prompt: str) -> Task | None:
@@ -165,17 +172,41 @@ def segmenting(prompt: str) -> str:
 
 def cleaned(prompt: object) -> str:
     """What the model is asked. ValueError says what to do about a bad prompt."""
-    text = visible(prompt if isinstance(prompt, str) else "")
-    if not text:
-        raise ValueError("Write a prompt first, or choose one of the tasks above it.")
+    text = prompt if isinstance(prompt, str) else ""
+    # Before anything else: to compose a text takes time by its length squared.
     if len(text) > MAX_CHARACTERS:
-        raise ValueError(
-            f"The prompt has {len(text)} characters; at most {MAX_CHARACTERS}. Cut it."
-        )
+        raise ValueError(too_long(text))
+    text = visible(text)
+    if not text.strip(f"{JOINERS} "):
+        raise ValueError("Write a prompt first, or choose one of the tasks above it.")
     return text
+
+
+def too_long(prompt: str) -> str:
+    return f"The prompt has {len(prompt)} characters; at most {MAX_CHARACTERS}. Cut it."
 
 
 def visible(text: str) -> str:
     """The text in one line, composed (NFC), without what nobody can see."""
-    text = " ".join(unicodedata.normalize("NFC", text).split())
-    return "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
+    return " ".join(unicodedata.normalize("NFC", unhidden(text)).split())
+
+
+def unhidden(text: str) -> str:
+    """The text without characters that nobody can see; white space stays."""
+    return "".join(c for c in text if not _is_hidden(c))
+
+
+def notice(prompt: object) -> str:
+    """What to tell of the characters that are left out of a prompt, if there are."""
+    count = sum(map(_is_hidden, prompt)) if isinstance(prompt, str) else 0
+    if not count:
+        return ""
+    if count == 1:
+        return "A character that nobody can see is left out of the prompt."
+    return f"{count} characters that nobody can see are left out of the prompt."
+
+
+def _is_hidden(character: str) -> bool:
+    if character.isspace() or character in JOINERS:
+        return False
+    return unicodedata.category(character) in HIDDEN

@@ -7,7 +7,7 @@ const REGION = {
   name: "Draw a region",
   words: "Drag a box around something.",
   keys: "Arrow keys move the box, with Shift they change its size. Enter asks, Escape leaves.",
-  ready: () => Boolean(state.value.image),
+  ready: () => Boolean(state.value.image) && !areSeveral(),
   leave: () => (region.box = region.from = null),
 
   pointerdown({ x, y }) {
@@ -45,7 +45,7 @@ const REGION = {
 // A question's region in shares; null if it is about none.
 function regionIn(question) {
   const places = /^caption (?:<loc\d{4}>){4}/.test(question) && question.match(/\d{4}/g).slice(0, 4);
-  if (!places) return null;
+  if (!places || state.picture) return null;
   const [top, left, bottom, right] = places.map((place) => Number(place) / 1024);
   return [left, top, right, bottom];
 }

@@ -15,11 +15,13 @@ const state = {
   head: MEAN,
   preview: null, // layer (if another than is kept) and head under the pointer
   patch: null,
+  picture: 0, // the one of several that is on the stage
   strength: 0.75,
   contrast: 0, // from -1 to 1
   scale: "image", // or "sinks": the image without them, or "raw"
   blocks: false,
   stopped: false,
+  waiting: "", // for its turn, in words
 };
 let drawing = 0;
 
@@ -30,6 +32,7 @@ function redraw() {
 function draw() {
   drawing = 0;
   drawPicture();
+  drawReel();
   drawHeads();
   drawTokens();
   drawLegend();
@@ -51,8 +54,10 @@ function draw() {
 function copied(value, before) {
   const tokens = before ? before.tokens : [];
   for (let i = tokens.length; i < value.tokens.length; i++) tokens.push({ ...value.tokens[i] });
-  const { objects, prompt, image, timing, ...rest } = { ...value, tokens };
-  return { ...rest, ...JSON.parse(JSON.stringify({ objects, prompt, image, timing })) };
+  const { objects, prompt, image, more, timing, ...rest } = { ...value, tokens };
+  const whole = { ...rest, ...JSON.parse(JSON.stringify({ objects, prompt, image, more, timing })) };
+  const first = { image: whole.image, width: whole.width, height: whole.height };
+  return { ...whole, pictures: [first, ...whole.more] };
 }
 
 function update() {
@@ -60,6 +65,7 @@ function update() {
   const value = copied(props.value, other ? null : state.value);
   state.value = value;
   if (other) begin(value);
+  putOnStage(value);
   loadPicture(value.image);
   appendTokens(value.tokens);
   if (state.follow && value.tokens.length) follow();
@@ -90,8 +96,9 @@ function begin(value) {
 function setPhase(phase) {
   root.dataset.phase = phase;
   part(".invite").hidden = Boolean(state.value.image);
-  const { width, height } = state.value;
-  if (width) stage.style.setProperty("--ratio", width / height);
+  // That of the tallest: nothing moves when another of several is shown.
+  const ratios = state.value.pictures.map(({ width, height }) => width / height);
+  if (state.value.image) stage.style.setProperty("--ratio", Math.min(...ratios));
 }
 
 // The newest token is shown as it comes. One question at a time: a slow connection
@@ -142,6 +149,7 @@ async function fetchAll(keys) {
 }
 
 function chooseObject(index) {
+  showPicture(0); // boxes lie there
   choose(keysOf(index), index);
   say(`Object ${index + 1}: ${state.value.objects[index].label}`);
 }
@@ -165,9 +173,9 @@ function movePatch(rows, columns) {
   say(`${patchWords()}. ${words ? `Looked here most: ${words}` : ""}`);
 }
 
-// Answering or not, the model is at work, and can be stopped.
+// Answering or not, the model is at work or will be, and can be stopped.
 function drawBusy() {
-  if (explain.busy || trial.busy) root.dataset.busy = "true";
+  if (explain.busy || trial.busy || state.waiting) root.dataset.busy = "true";
   else delete root.dataset.busy;
 }
 

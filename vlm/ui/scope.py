@@ -20,6 +20,7 @@ SCRIPTS = (
     "ramp.js",
     "maps.js",
     "picture.js",
+    "reel.js",
     "sinks.js",
     "heat.js",
     "thumbs.js",
@@ -46,11 +47,13 @@ SCRIPTS = (
     "permalink.js",
     "keep.js",
     "link.js",
+    "waiting.js",
     "scope.js",
 )
 STYLES = (
     "scope.css",
     "heat.css",
+    "reel.css",
     "explain.css",
     "trial.css",
     "tokens.css",

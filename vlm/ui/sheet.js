@@ -32,7 +32,7 @@ function drawSheet() {
 // While tokens stream the sheet follows now and then, not with each of them.
 function isBegun(known, box) {
   const scale = state.scale === "sinks" ? `sinks of ${maps.kept.size}` : state.scale;
-  const name = [maps.run, known, sheet.view, box, scale, state.contrast].join("|");
+  const name = [maps.run, state.picture, known, sheet.view, box, scale, state.contrast].join("|");
   if (name === sheet.name) return true;
   const rest = sheet.began + REST_MS - performance.now();
   if (root.dataset.phase === "running" && known.length && rest > 0) {
@@ -156,7 +156,7 @@ function markCell(name, cell, { w, h }) {
 function boxChosen() {
   const owner = state.chosen.length ? ownerOf(state.chosen[0]) : -1;
   const object = state.value.objects[state.object < 0 ? owner : state.object];
-  return object && !object.box.includes(null) ? object.box : null;
+  return object && !state.picture && !object.box.includes(null) ? object.box : null;
 }
 
 // The part of each patch's area that is inside a box of pixels.
@@ -185,7 +185,8 @@ function cellWords({ layer, head }) {
   const box = sheet.view === "box" ? boxChosen() : null;
   const heat = heatShown(state.chosen, layer, head);
   const share = heat ? spaced(shareOf(heat, box && patchesInBox(box))) : "not known yet";
-  return `layer ${layer}, head ${head}: ${share} ${box ? "in the box" : "on the image"}`;
+  const where = areSeveral() ? "on all pictures" : "on the image";
+  return `layer ${layer}, head ${head}: ${share} ${box ? "in the box" : where}`;
 }
 
 function pointAtCell(cell) {

@@ -48,7 +48,7 @@ function leastOf(row) {
   const least = leasts.get(row);
   if (least.rows < maps.kept.size) {
     const fresh = [...maps.kept.values()].slice(least.rows);
-    for (const one of fresh) lower(least.parts, one.levels, row * shape.patches);
+    for (const one of fresh) lower(least.parts, one.levels, startOf(row));
     least.rows = maps.kept.size;
   }
   return least;

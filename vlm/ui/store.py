@@ -1,16 +1,21 @@
-"""What the viewer fetches when it needs it: attention maps, bounded in bytes."""
+"""What the viewer fetches when it needs it: maps, bounded in bytes and in age."""
 
 from __future__ import annotations
 
 import base64
 import secrets
 import threading
+import time
 import zlib
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+HOUR = 3600  # seconds; Gradio keeps pictures no longer
+MAX_RUNS = 1000
+CANDIDATE_BYTES = TOKEN_BYTES = 300  # what Python takes for the dict of one: measured
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class Entry:
 
     @property
     def nbytes(self) -> int:
-        return len(self.maps) + (0 if self.bins is None else self.bins.nbytes)
+        bins = 0 if self.bins is None else self.bins.nbytes
+        return len(self.maps) + bins + CANDIDATE_BYTES * len(self.candidates)
 
 
 @dataclass
@@ -36,20 +42,28 @@ class Run:
     ask: Any
     entries: dict[str, Entry] = field(default_factory=dict)
     view: dict[str, Any] | None = None
+    used: float = 0.0  # of the monotonic clock
 
     @property
     def nbytes(self) -> int:
-        return sum(entry.nbytes for entry in self.entries.values())
+        tokens = len(self.view["tokens"]) if self.view else 0
+        kept = sum(entry.nbytes for entry in self.entries.values())
+        return kept + TOKEN_BYTES * tokens
 
 
 class Store:
     """The entries of the latest runs. The run looked at longest ago goes first.
 
     A run is named by an unguessable string, because anyone can call `read`.
+
+    Args:
+        limit: bytes of all runs.
+        age: seconds; what nobody has looked at for so long is kept no more.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, age: float = HOUR) -> None:
         self.limit = limit
+        self.age = age
         self.size = 0
         self._runs: OrderedDict[str, Run] = OrderedDict()
         self._lock = threading.Lock()
@@ -58,33 +72,35 @@ class Store:
         name = secrets.token_urlsafe(16)
         with self._lock:
             self._runs[name] = Run(ask)
-            while len(self._runs) > 1000:
-                self._drop(next(iter(self._runs)))
+            self._used(name)
+            self._bound()
         return name
 
     def add(self, run: str, key: str, entry: Entry) -> None:
         """Keep a token's entry; nothing happens if the run has been dropped."""
         with self._lock:
-            if run not in self._runs:
+            if (kept := self._used(run)) is None:
                 return
-            self._runs[run].entries[key] = entry
-            self._runs.move_to_end(run)
-            self.size += entry.nbytes
-            while self.size > self.limit:
-                self._drop(next(iter(self._runs)))
+            before = kept.entries.get(key)
+            kept.entries[key] = entry
+            self.size += entry.nbytes - (before.nbytes if before else 0)
+            self._bound()
 
     def finish(self, run: str, view: dict[str, Any]) -> None:
         """Keep the last view of a run, if the run is still kept."""
         with self._lock:
-            if run in self._runs:
-                self._runs[run].view = view
+            if (kept := self._used(run)) is None:
+                return
+            self.size -= kept.nbytes
+            kept.view = view
+            self.size += kept.nbytes
+            self._bound()
 
     def get(self, run: str) -> Run | None:
         """What is kept of a run; None if it is not."""
         with self._lock:
-            if run in self._runs:
-                self._runs.move_to_end(run)
-            return self._runs.get(run)
+            self._bound()
+            return self._used(run)
 
     def read(self, run: str, keys: list[str]) -> dict[str, dict] | None:
         """Those of the asked entries that are there; None: the run is not kept."""
@@ -93,8 +109,24 @@ class Store:
         found = {key: kept.entries[key] for key in keys if key in kept.entries}
         return {key: packed(entry) for key, entry in found.items()}
 
-    def _drop(self, run: str) -> None:
-        self.size -= self._runs.pop(run).nbytes
+    def _used(self, run: str) -> Run | None:
+        """A run that is kept; it is the last to go now."""
+        kept = self._runs.get(run)
+        if kept is not None:
+            kept.used = time.monotonic()
+            self._runs.move_to_end(run)
+        return kept
+
+    def _bound(self) -> None:
+        """Drop what is too old, and the oldest of what is too much."""
+        oldest = time.monotonic() - self.age
+        while self._runs:
+            name, run = next(iter(self._runs.items()))
+            many = len(self._runs) > MAX_RUNS or self.size > self.limit
+            if not many and run.used >= oldest:
+                return
+            del self._runs[name]
+            self.size -= run.nbytes
 
 
 def packed(entry: Entry) -> dict[str, Any]:

@@ -24,7 +24,9 @@ function takeTool(name) {
 
 function drawToolbar() {
   for (const button of part(".tools").children) {
-    button.disabled = !TOOLS[button.dataset.tool].ready();
+    const own = TOOLS[button.dataset.tool];
+    button.disabled = !own.ready();
+    mark(button, "title", areSeveral() ? `${own.name}: only where one picture is asked about` : own.title);
   }
   if (tool.name && !TOOLS[tool.name].ready()) takeTool("");
 }
@@ -73,6 +75,7 @@ function pressKey(own, event) {
   redraw();
 }
 
+for (const button of part(".tools").children) TOOLS[button.dataset.tool].title = button.title;
 for (const kind of [
   "pointerdown", "pointermove", "pointerup", "pointercancel", "pointerleave", "click", "keydown",
 ]) {

@@ -41,7 +41,7 @@ function trialNamed(name) {
   return tests.each.find((each) => each.name === name);
 }
 
-const trialKey = () => `${trial.kind} ${TRIALS[trial.kind].key()}`;
+const trialKey = () => `${trial.kind} ${state.picture} ${TRIALS[trial.kind].key()}`;
 
 function drawTrial() {
   if (!tests) return;
@@ -131,6 +131,6 @@ part(".try").addEventListener("click", () => {
   trial.found.delete(trial.asked);
   Object.assign(explain, { busy: false, left: true });
   const { run, token, number } = trial;
-  trigger("test", { run, token, number, trial: trial.kind, ...kind.told() });
+  trigger("test", { run, token, number, trial: trial.kind, picture: state.picture, ...kind.told() });
   redraw();
 });

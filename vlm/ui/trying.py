@@ -13,14 +13,16 @@ from vlm.probes.trials import MAX_POSITIONS
 from vlm.ui import pictures
 from vlm.ui.again import LOST
 from vlm.ui.answering import PAUSE
-from vlm.ui.explaining import answered, ended
+from vlm.ui.explaining import answered, chosen_picture, ended
 from vlm.ui.models import Models
+from vlm.ui.patience import awaited
 from vlm.ui.store import Run, Store
 from vlm.ui.zero import on_gpu
 
 
 def tried(engines: Models, store: Store, data: Any) -> Iterator[dict[str, Any]]:
-    """`data` is {run, token, trial, number} and what that test has to be told:
+    """`data` is {run, token, trial, number}, which `picture` of several what lies on
+    patches is of, and what that test has to be told:
 
         heat    rows of the map that lies on the picture    knockout, faithfulness
         box     x1, y1, x2, y2 in shares of the sides, null: none          knockout
@@ -29,8 +31,9 @@ def tried(engines: Models, store: Store, data: Any) -> Iterator[dict[str, Any]]:
         before  spoil the pass by the picture before it was painted over   patching
 
     Yields:
-        run, token, trial and number as they were given; done and of, in passes; what
-        is found so far (see `vlm.probes.trials`); and whether it has ended.
+        run, token, picture, trial and number as they were given; done and of, in
+        passes; what is found so far (see `vlm.probes.trials`); and whether it has
+        ended.
 
     Raises:
         ValueError: what is wrong with what was sent, or can no longer be asked.
@@ -43,12 +46,14 @@ def tried(engines: Models, store: Store, data: Any) -> Iterator[dict[str, Any]]:
     ids = tuple(each["id"] for each in run.view["tokens"])
     if type(token) is not int or token not in range(len(ids)):
         raise ValueError("Choose a token of the answer: what is to be tested?")
-    asked = answered(engines, run.ask, ids)
+    asked = answered(engines, run.ask, ids, chosen_picture(given))
     options = OPTIONS[name](asked, given, run, store)
     told = {"run": given["run"], "token": token, "trial": name}
-    told["number"] = number if type(number) is int else 0
+    told["picture"] = asked.focus
+    # What is larger than 64 bits cannot be sent back.
+    told["number"] = number if type(number) is int and 0 <= number < 2**53 else 0
     shown = 0.0
-    with contextlib.closing(passes(name, asked, token, **options)) as news:
+    with contextlib.closing(awaited(passes(name, asked, token, **options))) as news:
         for done, of, found in news:
             if done < of and time.perf_counter() - shown < PAUSE:
                 continue

@@ -16,8 +16,14 @@ from vlm.ui import pictures
 View = dict[str, Any]
 
 
-def empty(about: dict[str, Any], image: Image.Image | None = None) -> View:
-    """A picture, or none yet, and no answer of an engine that describes itself so."""
+def empty(
+    about: dict[str, Any], image: Image.Image | list[Image.Image] | None = None
+) -> View:
+    """A picture, or none yet, and no answer of an engine that describes itself so.
+
+    The first is told as if it were alone, the others under `more`.
+    """
+    image, *more = image if isinstance(image, list) else [image]
     return {
         "text": "",
         "tokens": [],
@@ -28,6 +34,10 @@ def empty(about: dict[str, Any], image: Image.Image | None = None) -> View:
         "image": pictures.shown(image) if image else None,
         "width": image.width if image else 0,
         "height": image.height if image else 0,
+        "more": [
+            {"image": pictures.shown(each), "width": each.width, "height": each.height}
+            for each in more
+        ],
         "grid": list(about["grid"]),
         "image_size": about["image_size"],
         "layers": about["layers"],
@@ -54,11 +64,11 @@ def timing(first: float, seconds: float, count: int) -> dict[str, float | None]:
     return {"first": round(first, 3), "rate": rate and round(rate, 1)}
 
 
-def memory(engine: Any, count: int) -> int:
-    """Bytes of keys and values of the picture, <bos>, and `count` tokens behind it."""
+def memory(engine: Any, count: int, images: int = 1) -> int:
+    """Bytes of keys and values of the pictures, <bos>, and `count` tokens behind."""
     about = engine.describe()
     rows, columns = about["grid"]
-    return (rows * columns + 1 + count) * about["cache_bytes"]
+    return (images * rows * columns + 1 + count) * about["cache_bytes"]
 
 
 def prompt_tokens(engine: Any, prompt: str) -> list[dict]:

@@ -20,6 +20,8 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from vlm.ui.faults import sentence
+
 LEAST, MOST = 10, 120  # seconds to ask for; who asks for fewer waits less
 
 Seconds = int | Callable[..., float]  # or what tells them, of the same arguments
@@ -52,8 +54,8 @@ class Room:
         Closing the iterator ends the work.
 
         Raises:
-            ValueError: as the function did. Of other errors `spaces` makes a `gr.Error`
-                that tells their kind alone.
+            ValueError: what the function raised, in a sentence. That a fork has come
+                to its end before its time `spaces` tells by a `gr.Error`.
             TypeError: something of torch was to cross.
         """
         call = self.packed((function, arguments, named))
@@ -78,8 +80,8 @@ class Room:
             with contextlib.closing(_values(function, arguments, named)) as values:
                 for value in values:
                     yield self.packed((False, value))
-        except ValueError as error:  # `spaces` would lose its words
-            yield self.packed((True, str(error)))
+        except Exception as error:  # `spaces` would lose its words
+            yield self.packed((True, sentence(error)))
 
 
 class _Packer(pickle.Pickler):

@@ -1,0 +1,305 @@
+"""Many users of one engine: their order, who goes away, and how long one may take."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import pytest
+from bench.running import App, Call, Question
+from fake_engine import SENTENCE, FakeEngine
+from pages import PATIENT, PICTURE, QUICK, answered, ask, opened, serve
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from vlm.ui import faults, old_files, patience
+from vlm.ui import page as pages
+
+QUEUE = 3
+SESSIONS = 8
+SECONDS = 20  # a shared machine may be slow
+
+
+class Shared(FakeEngine):
+    """Keeps the prompts in their order; counts steps; fails when it is asked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prompts: list[str] = []
+        self.steps = 0
+
+    def stream(self, image, prompt, **how):
+        self.prompts.append(prompt)
+        for step in super().stream(image, prompt, **how):
+            self.steps += 1
+            if step.index == 2 and "memory" in prompt:
+                raise MemoryError
+            if step.index == 2 and "mistake" in prompt:
+                raise KeyError("a secret")
+            yield step
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("temporary")
+
+
+@pytest.fixture(scope="module")
+def site(folder) -> Iterator[SimpleNamespace]:
+    with pytest.MonkeyPatch.context() as small:
+        small.setenv("GRADIO_TEMP_DIR", str(folder))
+        small.setattr(pages, "QUEUE", QUEUE)
+        small.setattr(pages, "SESSIONS", SESSIONS)
+        with serve(Shared()) as served:
+            yield served
+
+
+@pytest.fixture
+def engine(site) -> Iterator[Shared]:
+    site.engine.prompts.clear()
+    yield site.engine
+    until(lambda: not site.engine.live, "the engine to be idle")
+
+
+@pytest.fixture(scope="module")
+def app(site, folder) -> App:
+    return App(site.url, None, folder)
+
+
+@pytest.fixture
+def page(site, browser) -> Iterator[Page]:
+    yield from opened(site, browser, width=1280, height=860)
+
+
+def until(so: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + SECONDS
+    while not so():
+        assert time.monotonic() < end, f"waited for {what} in vain"
+        time.sleep(0.005)
+
+
+class Listener:
+    """Who waits for an answer, in a thread, until it ends or `leave` is set."""
+
+    def __init__(self, call: Call) -> None:
+        self.call, self.said, self.leave = call, [], threading.Event()
+        self.thread = threading.Thread(target=self._listen, daemon=True)
+        self.thread.start()
+
+    def _listen(self) -> None:
+        with contextlib.closing(self.call.messages()) as messages:
+            for message in messages:
+                self.said.append(message)
+                if self.leave.is_set():
+                    return
+
+    def first(self) -> dict:
+        until(lambda: self.said, "a word")
+        return self.said[0]
+
+    def end(self) -> dict:
+        self.thread.join(SECONDS)
+        (end,) = (each for each in self.said if each["msg"] == "process_completed")
+        return end["output"]
+
+
+def comes(app: App, prompt: str) -> Listener:
+    """Who joins the queue with a question about PICTURE."""
+    return Listener(app.ask(Question(PICTURE, prompt)))
+
+
+def busy(app: App, engine: Shared) -> Listener:
+    """Whose question takes long, and is being answered."""
+    listener = comes(app, "caption forever")
+    until(lambda: engine.live, "the long answer to begin")
+    return listener
+
+
+def text(end: dict) -> str:
+    return end["data"][0]["text"]
+
+
+def alone(app: App, prompt: str) -> dict:
+    return app.ask(Question(PICTURE, prompt)).answer()
+
+
+def test_who_comes_first_is_answered_first_and_told_a_place(app, engine):
+    long = busy(app, engine)
+    waiting = [comes(app, f"caption {word}") for word in ("b", "a", "c")]
+    places = [(one.first()["msg"], one.first()["rank"]) for one in waiting]
+    assert places == [("estimation", place) for place in range(3)]
+    long.leave.set()
+    assert [text(one.end()) for one in waiting] == [SENTENCE] * 3
+    assert engine.prompts == [f"caption {word}" for word in ("forever", "b", "a", "c")]
+
+
+def test_when_the_queue_is_full_who_comes_is_told_and_the_others_are_answered(
+    app, engine
+):
+    long = busy(app, engine)
+    waiting = [comes(app, "caption en") for _ in range(QUEUE)]
+    with pytest.raises(httpx.HTTPStatusError) as full:
+        comes(app, "caption gone")
+    assert full.value.response.status_code == 503
+    assert f"Max size is {QUEUE}" in full.value.response.json()["detail"]
+    long.leave.set()
+    assert [text(one.end()) for one in waiting] == [SENTENCE] * QUEUE
+    assert alone(app, "caption en")["text"] == SENTENCE
+    assert "caption gone" not in engine.prompts
+
+
+def test_no_call_jumps_the_queue(site, engine):
+    sent = {"data": [None, "cat", 9, ""]}
+    for way in ("run", "api"):
+        address = f"{site.url}/gradio_api/{way}/detect"
+        reply = httpx.post(address, json=sent, timeout=SECONDS)
+        assert reply.status_code == 404
+        assert "join the queue" in reply.json()["detail"]
+    assert engine.prompts == []
+
+
+# What endpoints are sent, beside the picture; the last three tell nothing before the
+# end.
+LONG = {
+    "probe": ["forever", "", "Greedy", 1.0, 0.9, 40, 0, 1, 512, "", None],
+    "detect": ["forever", 512, ""],
+    "attention": ["forever", -1, "", None, None, ""],
+    "compare": ["forever", None, "", "", ""],
+}
+
+
+@pytest.mark.parametrize("endpoint", LONG)
+def test_a_connection_that_breaks_ends_the_answer_within_a_step(
+    site, app, engine, endpoint
+):
+    picture = app.upload(PICTURE)
+    address = f"{site.url}/gradio_api/call/{endpoint}"
+    sent = {"data": [picture, *LONG[endpoint]]}
+    event = httpx.post(address, json=sent, timeout=SECONDS).json()["event_id"]
+    with httpx.stream("GET", f"{address}/{event}", timeout=SECONDS):
+        until(lambda: engine.live, "the answer to begin")
+    steps = engine.steps
+    until(lambda: not engine.live, "the answer to end")
+    assert engine.steps - steps < 50, "it was not gone on with"
+    assert alone(app, "caption en")["text"] == SENTENCE
+
+
+def test_who_cancels_what_tells_nothing_before_its_end_ends_it(site, app, engine):
+    every = site.demo.config["dependencies"]
+    (detect,) = (each["id"] for each in every if each["api_name"] == "detect")
+    data = [app.upload(PICTURE), *LONG["detect"]]
+    one = Listener(Call(app.http, detect, data))
+    until(lambda: engine.live, "the answer to begin")
+    told = {"session_hash": one.call.session, "fn_index": detect}
+    told["event_id"] = one.first()["event_id"]
+    address = f"{site.url}/gradio_api/cancel"
+    httpx.post(address, json=told, timeout=SECONDS)
+    steps = engine.steps
+    until(lambda: not engine.live, "the answer to end")
+    assert engine.steps - steps < 50
+
+
+def test_who_leaves_the_queue_is_not_asked(app, engine):
+    long = busy(app, engine)
+    app.ask(Question(PICTURE, "caption gone")).leave_after(0.2)
+    last = comes(app, "caption en")
+    long.leave.set()
+    assert text(last.end()) == SENTENCE
+    assert "caption gone" not in engine.prompts
+
+
+def test_what_takes_too_long_is_ended_and_told(app, engine, monkeypatch):
+    monkeypatch.setattr(patience, "LIMIT", 0.5)
+    assert "longer than 0.5 seconds" in alone(app, "caption forever")["error"]
+    until(lambda: not engine.live, "the answer to end")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ("caption memory", faults.MEMORY),
+        ("caption mistake", "failed on the server (KeyError)"),
+    ],
+)
+def test_a_question_that_fails_is_told_why_and_harms_no_other(
+    app, engine, prompt, told
+):
+    asked = ("caption en", prompt, "caption de")
+    before, failed, after = (one.end() for one in [comes(app, p) for p in asked])
+    assert told in failed["error"] and "secret" not in failed["error"]
+    assert [text(before), text(after)] == [SENTENCE] * 2
+
+
+def test_no_more_visitors_are_remembered_than_is_said(site, app, engine):
+    for _ in range(SESSIONS + 3):
+        alone(app, "caption nothing")
+    assert len(site.demo.app.state_holder.session_data) <= SESSIONS
+
+
+def test_files_that_were_sent_and_shown_go_when_they_are_old(site, app, tmp_path):
+    app.sent.clear()
+    old_files.delete_old(site.demo, -1)
+    built_in = set(app.folder.rglob("*"))
+    Image.new("RGB", (99, 66), "teal").save(tmp_path / "mine.png")
+    app.ask(Question(tmp_path / "mine.png", "caption en")).answer()
+    new = {path for path in app.folder.rglob("*") if path.is_file()} - built_in
+    assert {path.suffix for path in new} == {".png", ".webp"}
+    old_files.delete_old(site.demo, 60)
+    assert all(path.is_file() for path in new)
+    old_files.delete_old(site.demo, -1)
+    assert set(app.folder.rglob("*")) == built_in, "folders too"
+    app.sent.clear()
+    assert alone(app, "caption en")["text"] == SENTENCE
+
+
+def test_files_go_while_others_are_sent():
+    names, stop = {f"/nowhere/{i}" for i in range(2000)}, threading.Event()
+    demo = SimpleNamespace(blocks={}, temp_file_sets=[names])
+
+    def send() -> None:
+        while not stop.is_set():
+            names.add(f"/nowhere/{time.perf_counter_ns()}")
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        old_files.delete_old(demo, 0)
+    finally:
+        stop.set()
+        sender.join()
+
+
+def test_the_page_tells_the_place_in_the_queue_and_escape_leaves_it(app, engine, page):
+    scope, state = page.locator("#scope .scope"), page.locator("#scope .state")
+    long = busy(app, engine)
+    comes(app, "caption de")
+    ask(page, "caption gone")
+    words = "waiting: 1 question comes before yours"
+    expect(state).to_have_text(words, timeout=QUICK)
+    expect(page.locator("#scope .say")).to_have_text(words)
+    expect(scope).to_have_attribute("data-busy", "true")
+    # The last of what the page then asks for; what is asked before it may end by it.
+    with page.expect_request(lambda request: request.url.endswith("/reset")):
+        page.keyboard.press("Escape")
+    expect(state).not_to_contain_text("waiting", timeout=QUICK)
+    expect(scope).not_to_have_attribute("data-busy", "true")
+    long.leave.set()
+    answered(page, "caption en")
+    assert "caption gone" not in engine.prompts
+
+
+def test_the_page_tells_that_the_queue_is_full_and_goes_on(app, engine, page):
+    long = busy(app, engine)
+    for _ in range(QUEUE):
+        comes(app, "caption en")
+    ask(page, "caption gone")
+    expect(page.get_by_text("currently busy").first).to_be_visible(timeout=PATIENT)
+    long.leave.set()
+    until(lambda: len(engine.prompts) > QUEUE, "the others to be asked")
+    answered(page, "caption de")
+    assert "caption gone" not in engine.prompts

@@ -10,7 +10,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fake_engine import FakeEngine
-from pages import EXAMPLES, PATIENT, QUICK, answered, ask, opened, ready, serve, thumb
+from pages import (
+    EXAMPLES,
+    PATIENT,
+    QUICK,
+    answered,
+    ask,
+    opened,
+    ready,
+    serve,
+    settled,
+    thumb,
+)
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -303,6 +314,7 @@ def test_one_sees_how_far_it_is_and_escape_ends_it(page):
     assert texts(page, "[data-chart=insertion] .of-random") == ["–"]
     chosen_chip = page.locator(f"#scope .chip[data-key=a{TOKEN}]")
     expect(chosen_chip).to_have_attribute("aria-selected", "true")
+    settled(page)
     press(page)
     assert texts(page, "[data-chart=insertion] .of-random") != ["–"]
 

@@ -12,13 +12,12 @@ over, an answer is wrong, or the memory grows by 1 MB per 100 or more.
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from running import App, Question, questions, running, slope, table
+from running import App, Question, options, questions, running, slope, table
 
 FILLING = 300  # more visitors than the app remembers, and all questions
 EVERY = 100
@@ -26,16 +25,13 @@ PATIENCE = 10.0  # seconds until caches must be gone
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--count", type=int, default=1000, help="disconnects")
+    parser = options(__doc__, 1000, "disconnects")
     parser.add_argument("--at-once", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    told = parser.parse_args()
     with running() as app:
-        figures, well = measure(app, options.count, options.at_once, options.seed)
-    print(table(f"{options.count} disconnects, the embedded checkpoint", figures))
+        figures, well = measure(app, told.count, told.at_once, told.seed)
+    print(table(f"{told.count} disconnects, the embedded checkpoint", figures))
     sys.exit(not well)
 
 

@@ -13,7 +13,6 @@ memory grows by 1 MB per 100 runs or more.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from running import EXAMPLES, App, Question, running, slope, table
+from running import EXAMPLES, App, Question, options, running, slope, table
 
 PROMPT = "answer en is there a penguin?"
 EVERY = 50
@@ -29,16 +28,13 @@ PER_RUN = 2  # files: what was sent, and what is shown of it
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--count", type=int, default=5000, help="runs")
+    parser = options(__doc__, 5000, "runs")
     parser.add_argument("--kept", type=int, default=60, help="seconds")
-    options = parser.parse_args()
-    with running("--kept", str(options.kept)) as app:
+    told = parser.parse_args()
+    with running("--kept", str(told.kept)) as app:
         with tempfile.TemporaryDirectory() as folder:
-            figures, well = measure(app, Path(folder), options.count, options.kept)
-    title = f"{options.count} short runs, an hour being {options.kept} s"
+            figures, well = measure(app, Path(folder), told.count, told.kept)
+    title = f"{told.count} short runs, an hour being {told.kept} s"
     print(table(f"{title}, the embedded checkpoint", figures))
     sys.exit(not well)
 

@@ -195,6 +195,15 @@ def is_served(url: str) -> bool:
     return False
 
 
+def options(doc: str, count: int, of: str) -> argparse.ArgumentParser:
+    """What each of these benchmarks may be told: so many of what it is about."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--count", type=int, default=count, help=of)
+    return parser
+
+
 def slope(points: Sequence[tuple[float, float]]) -> float:
     """Of the line through points (x, y) that is nearest to them."""
     if len(points) < 2:

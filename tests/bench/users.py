@@ -11,7 +11,6 @@ answered before. Ends with 1 if an answer differs or somebody overtakes.
 
 from __future__ import annotations
 
-import argparse
 import random
 import statistics
 import sys
@@ -19,20 +18,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
 
-from running import App, Call, Question, questions, running, table
+from running import App, Call, Question, options, questions, running, table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--count", type=int, default=50, help="users")
+    parser = options(__doc__, 50, "users")
     parser.add_argument("--within", type=float, default=2.0, help="seconds")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    told = parser.parse_args()
     with running() as app:
-        figures, well = measure(app, options.count, options.within, options.seed)
-    print(table(f"{options.count} users at once, the embedded checkpoint", figures))
+        figures, well = measure(app, told.count, told.within, told.seed)
+    print(table(f"{told.count} users at once, the embedded checkpoint", figures))
     sys.exit(not well)
 
 

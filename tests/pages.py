@@ -13,7 +13,7 @@ from typing import Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import numpy as np
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page
 
 from vlm.ui import page as pages
 
@@ -86,12 +86,6 @@ def blank(browser: Browser, **options: Any) -> Page:
 def ask(page: Page, prompt: str) -> None:
     page.fill("#prompt textarea", prompt)
     page.press("#prompt textarea", "Enter")
-
-
-def settled(page: Page) -> None:
-    """Wait until the page has taken in that a run failed. Nobody asks again sooner."""
-    expect(page.locator("#scope [data-phase=running]")).to_have_count(0)
-    page.wait_for_timeout(400)
 
 
 def answered(page: Page, prompt: str) -> None:

@@ -30,6 +30,7 @@ DETECT, CAPTION = "detect cat ; dog ; ball", "caption en"  # 17 and 13 tokens
 def site() -> Iterator[SimpleNamespace]:
     """Two models: with vocabularies of their own, and of another shape."""
     engines = [FakeEngine(name="first"), FakeEngine(name="second", grid=6, heads=3)]
+    engines[1].tokenizer.id("its own")  # so it counts on from another number
     with serve(engines) as served:
         yield served
 

@@ -25,7 +25,6 @@ from pages import (
     opened,
     ready,
     serve,
-    settled,
     spot,
 )
 from PIL import Image
@@ -172,6 +171,19 @@ def test_stop_closes_the_generator(site, page):
             answered(page, "caption en")  # and the page goes on
 
 
+def test_what_is_asked_at_once_after_a_stop_is_answered(page):
+    for number in range(8):
+        ask(page, "caption forever")
+        running = "#scope [data-phase=running] .chip[data-key=a2]"
+        page.wait_for_selector(running, timeout=QUICK)
+        page.fill("#prompt textarea", f"markup number{number}")
+        page.keyboard.press("Escape")
+        page.wait_for_timeout(20 * number)  # before and after the stop is carried out
+        page.press("#prompt textarea", "Enter")
+        chips = page.locator("#scope [data-phase=done] .tokens")
+        expect(chips).to_contain_text(f"number{number}", timeout=PATIENT)
+
+
 def test_text_of_users_and_models_is_never_markup(page):
     answered(page, HOSTILE.replace("caption", "markup"))
     assert page.evaluate("window.pwned") is None
@@ -188,7 +200,6 @@ def test_bad_prompts_give_a_message_and_the_page_goes_on(page):
     ]:
         ask(page, prompt)
         expect(page.get_by_text(message).first).to_be_visible(timeout=QUICK)
-        settled(page)
         answered(page, "caption en")
 
 

@@ -22,7 +22,6 @@ from pages import (
     opened,
     ready,
     serve,
-    settled,
     spot,
 )
 from playwright.sync_api import Locator, Page, expect
@@ -583,7 +582,6 @@ def test_every_way_to_ask_tells_when_it_fails(site, page, monkeypatch):
         begin(page)
         told = page.get_by_text(f"broken by {begin.__name__}").first
         expect(told).to_be_visible(timeout=QUICK)
-        settled(page)
         monkeypatch.undo()
     answered(page, "detect cat")
 

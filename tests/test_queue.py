@@ -19,6 +19,7 @@ from playwright.sync_api import Page, expect
 
 from vlm.ui import faults, old_files, patience
 from vlm.ui import page as pages
+from vlm.ui import turn as turns
 
 QUEUE = 3
 SESSIONS = 8
@@ -283,14 +284,45 @@ def test_the_page_tells_the_place_in_the_queue_and_escape_leaves_it(app, engine,
     expect(state).to_have_text(words, timeout=QUICK)
     expect(page.locator("#scope .say")).to_have_text(words)
     expect(scope).to_have_attribute("data-busy", "true")
-    # The last of what the page then asks for; what is asked before it may end by it.
-    with page.expect_request(lambda request: request.url.endswith("/reset")):
-        page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
     expect(state).not_to_contain_text("waiting", timeout=QUICK)
     expect(scope).not_to_have_attribute("data-busy", "true")
     long.leave.set()
     answered(page, "caption en")
     assert "caption gone" not in engine.prompts
+
+
+def test_what_waits_is_not_answered_when_its_visitor_asks_anew(app, engine, page):
+    long = busy(app, engine)
+    comes(app, "caption de")
+    words = "waiting: 1 question comes before yours"
+    for number in range(4):
+        ask(page, f"markup number{number}")
+        expect(page.locator("#scope .state")).to_have_text(words, timeout=QUICK)
+        page.wait_for_timeout(400)  # a while: it is not told at once
+    long.leave.set()
+    chips = page.locator("#scope [data-phase=done] .tokens")
+    expect(chips).to_contain_text("number3", timeout=PATIENT)
+    assert [each for each in engine.prompts if "number" in each] == ["markup number3"]
+
+
+def test_what_came_before_its_turn_was_over_is_never_begun(monkeypatch):
+    turn, begun = turns.Turn(), []
+
+    def news():
+        begun.append("begun")
+        yield from "abc"
+
+    before = time.monotonic()
+    turn.end()
+    monkeypatch.setattr(turns, "came", lambda: before)
+    assert [*turn.take(news())] == [] and not begun
+    monkeypatch.undo()
+    taken = turn.take(news())
+    assert next(taken) == "a" and turn.held
+    turn.end()
+    assert [*taken] == [] and not turn.held
+    assert [*turn.take(news())] == ["a", "b", "c"] and not turn.held
 
 
 def test_the_page_tells_that_the_queue_is_full_and_goes_on(app, engine, page):

@@ -19,7 +19,6 @@ from pages import (
     opened,
     ready,
     serve,
-    settled,
     thumb,
 )
 from PIL import Image
@@ -314,7 +313,6 @@ def test_one_sees_how_far_it_is_and_escape_ends_it(page):
     assert texts(page, "[data-chart=insertion] .of-random") == ["–"]
     chosen_chip = page.locator(f"#scope .chip[data-key=a{TOKEN}]")
     expect(chosen_chip).to_have_attribute("aria-selected", "true")
-    settled(page)
     press(page)
     assert texts(page, "[data-chart=insertion] .of-random") != ["–"]
 

@@ -27,7 +27,7 @@ from vlm.ui.refusing import refusal, refusing, refusing_all
 from vlm.ui.replies import Probed, probed
 from vlm.ui.scope import Scope
 from vlm.ui.store import Store
-from vlm.ui.turn import Turn
+from vlm.ui.turn import Turn, over
 
 FOLDER = Path(__file__).parent
 GROUP = "compare"
@@ -90,13 +90,14 @@ class _Asking:
         pressed = partial(gr.on, [run.click, *(each.submit for each in prompts)])
         self._over(pressed)
         wanted, turn, shown = self.wanted, self.turn, [*self.shown.values()]
-        streaming = {"trigger_mode": "always_last", **MODEL, **QUIET}
+        streaming = {"trigger_mode": "multiple", **MODEL, **QUIET}
         runs = [
             pressed(self.compare, [turn, *values], shown, **streaming),
             wanted.change(self.follow, [turn, wanted], shown, **streaming),
         ]
         self._end_told(*runs)
-        stop.click(self.end, None, shown, cancels=runs, queue=False, **QUIET)
+        self._over(stop.click)
+        stop.click(self.ended, turn, shown, queue=False, **QUIET)
 
     def wire_preset(
         self,
@@ -119,13 +120,13 @@ class _Asking:
 
     def _over(self, listener: Callable) -> None:
         # A listener of its own, and first: each one waits for those before it.
-        listener(Turn.end, self.turn, None, queue=False, **QUIET)
+        listener(*over(self.turn), queue=False, **QUIET)
 
     def _end_told(self, *asking: Any) -> None:
         # A comparison that is stopped or fails has no last value to say so.
         shown = [*self.shown.values()]
         for each in asking:
-            each.failure(self.end, None, shown, queue=False, **QUIET)
+            each.failure(self.ended, self.turn, shown, queue=False, **QUIET)
 
     def compare(self, turn: Turn, *values: Any) -> Iterator[dict]:
         half = len(values) // 2
@@ -148,7 +149,10 @@ class _Asking:
         for news in comparisons(self.engines, self.store, asks):
             yield self._told(**news)
 
-    def end(self) -> dict:
+    def ended(self, turn: Turn) -> dict:
+        """That a comparison was stopped or has failed, unless the next has begun."""
+        if turn.held:
+            return gr.skip()
         stopped = gr.update(stopped_at=time.time())
         return self._told(a=stopped, b=stopped, difference={"phase": "stopped"})
 

@@ -6,7 +6,10 @@ import time
 from collections.abc import Generator, Iterator
 from typing import TypeVar
 
+import gradio as gr
 from gradio.context import LocalContext
+from gradio.queueing import Event
+from gradio.server_messages import ProcessCompletedMessage
 
 LIMIT = 600  # seconds of a question, all its tries together; waiting is not counted
 
@@ -39,8 +42,37 @@ def awaited(news: Generator[News, None, None]) -> Iterator[News]:
 
 def is_gone() -> bool:
     """Whether who asked what runs in this thread has stopped it, or gone away."""
-    blocks, asked = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
-    if blocks is None or asked is None:  # nobody asked through the queue
+    if LocalContext.event_id.get(None) is None:  # nobody asked through the queue
         return False
-    event = blocks._queue.event_ids_to_events.get(asked)
+    event = _event()
     return event is None or not event.alive
+
+
+def came() -> float:
+    """When what runs in this thread came into the queue, by the monotonic clock.
+
+    Now, if it did not come through the queue or nobody waits for it any more.
+    """
+    event = _event()
+    return event.enqueue_time if event else time.monotonic()
+
+
+async def leave(session: str | None, state: gr.State) -> None:
+    """Take out of the queue what one visitor asked for, with `state`, and waits for."""
+    queue = LocalContext.blocks.get()._queue
+    waiting = [
+        event
+        for each in queue.event_queue_per_concurrency_id.values()
+        for event in each.queue
+        if event.session_hash == session and state in event.fn.inputs
+    ]
+    for event in waiting:
+        await queue.remove_from_queue(event._id)
+        nothing = {"data": [gr.skip() for _ in event.fn.outputs]}
+        done = ProcessCompletedMessage(output=nothing, success=True)
+        queue.send_message(event, done)
+
+
+def _event() -> Event | None:
+    blocks, asked = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
+    return blocks and blocks._queue.event_ids_to_events.get(asked)

@@ -25,7 +25,7 @@ from vlm.ui.refusing import refusal, refusing, refusing_all, warn
 from vlm.ui.scope import Scope
 from vlm.ui.store import Store
 from vlm.ui.trying import tried
-from vlm.ui.turn import Turn
+from vlm.ui.turn import Turn, over
 
 KEPT_BYTES = 256 * 2**20
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
@@ -138,7 +138,7 @@ class _Ways:
         controls = [asked.picture, asked.prompt, model, *self.how]
         pressed = partial(gr.on, [asked.run.click, asked.prompt.submit])
         self._over(pressed)
-        streaming = {"trigger_mode": "always_last", **MODEL, **QUIET}
+        streaming = {"trigger_mode": "multiple", **MODEL, **QUIET}
         run = pressed(self.probe, [turn, asked.more, *controls], scope, **streaming)
         follow = wanted.change(self.follow, [turn, wanted], scope, **streaming)
         self._over(scope.explain)
@@ -147,13 +147,14 @@ class _Ways:
         test = scope.test(self.test, turn, scope, **streaming)
         runs = [run, follow, why, test]
         self._end_told(*runs)
-        asked.stop.click(_ended, None, scope, cancels=runs, queue=False, **QUIET)
+        quick = {"queue": False, **QUIET}
+        self._over(asked.stop.click)
+        asked.stop.click(_ended, turn, scope, **quick)
         # When a picture is removed, the first listener is still given the old one.
         seen = [asked.picture, asked.more, model]
-        ending = {"cancels": runs, "queue": False, **QUIET}
-        changed = gr.on([asked.picture.input, model.input], lambda: None, **ending)
-        removed = asked.more.drop(lambda: None, **ending)
-        asked.more.bring(lambda: None, **ending)
+        changed = self._over(partial(gr.on, [asked.picture.input, model.input]))
+        removed = self._over(asked.more.drop)
+        self._over(asked.more.bring)
         # Queued: without a queue the reader is not told why something is refused.
         come = asked.more.bring(self.add, seen[:2], seen[:2], **QUIET)
         moved = changed.then(self.move_up, seen[:2], seen[:2], **QUIET)
@@ -165,13 +166,13 @@ class _Ways:
         self._wants(scope.paint, self.paint, None, [wanted])
         self._wants(scope.mask, self.mask, None, [asked.prompt, wanted])
         self._wants(scope.region, self.region, controls, [asked.prompt, wanted])
-        getattr(scope, "try")(self.another_try, None, scope, queue=False, **QUIET)
+        getattr(scope, "try")(self.another_try, None, scope, **quick)
         if shelf:
             pick = self.picking(examples)
             filled = [asked.picture, asked.prompt, self.how[-1], wanted]
             self._wants(shelf.pick, pick, [model, *self.how], filled)
-            shelf.pick(more.none, None, asked.more, queue=False, **QUIET)
-        history.restore(more.none, None, asked.more, queue=False, **QUIET)
+            shelf.pick(more.none, None, asked.more, **quick)
+        history.restore(more.none, None, asked.more, **quick)
         self._over(history.restore)
         brought = {"outputs": [*controls, wanted], **QUIET}
         self._end_told(keep.wire(history, examples, self.engines, **brought))
@@ -183,14 +184,14 @@ class _Ways:
         # Queued: without a queue nobody is told that the State has changed.
         self._end_told(listener(wish, inputs, outputs, **QUIET))
 
-    def _over(self, listener: Callable) -> None:
+    def _over(self, listener: Callable) -> Any:
         # A listener of its own, and first: each one waits for those before it.
-        listener(Turn.end, self.turn, None, queue=False, **QUIET)
+        return listener(*over(self.turn), queue=False, **QUIET)
 
     def _end_told(self, *asking: Any) -> None:
         # A run that is stopped or fails has no last value to say so.
         for each in asking:
-            each.failure(_ended, None, self.scope, queue=False, **QUIET)
+            each.failure(_ended, self.turn, self.scope, queue=False, **QUIET)
 
     def probe(
         self, turn: Turn, further: Any, image: str, prompt: str, model: str, *how: Any
@@ -277,7 +278,10 @@ class _Ways:
         return pick
 
 
-def _ended() -> dict:
+def _ended(turn: Turn) -> dict:
+    """That a run was stopped or has failed, unless the next one has begun."""
+    if turn.held:
+        return gr.skip()
     now = time.time()
     ended = {"run": "", "done": True, "ended": True, "at": now}
     return gr.update(stopped_at=now, explained=ended, tried=ended)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Generator, Iterator
 from typing import TypeVar
+
+import gradio as gr
+
+from vlm.ui.patience import came, leave
 
 News = TypeVar("News")
 
@@ -12,21 +17,46 @@ News = TypeVar("News")
 class Turn:
     """A run that begins takes the turn, and a run that has lost it ends.
 
-    Gradio's `cancels` would end what is running too late, or end what has just begun.
-    So each way to ask first says, by a listener of its own, that the turn is over.
+    So each way to ask first says, by a listener of its own, that the turn is over, as
+    Stop does: what is running ends with its next news, and what waits is never begun.
+
+    Gradio's `cancels` would end what is running too late, or end what has just begun,
+    and its "always_last" loses what is asked while something is being cancelled.
     """
 
     def __init__(self) -> None:
         self._holder: object | None = None
+        self._ended = 0.0
+
+    @property
+    def held(self) -> bool:
+        return self._holder is not None
 
     def end(self) -> None:
         self._holder = None
+        self._ended = time.monotonic()
 
     def take(self, news: Generator[News, None, None]) -> Iterator[News]:
         """The news of a run, as long as no other has taken the turn or ended it."""
+        if came() < self._ended:
+            return
         self._holder = mine = object()
-        with contextlib.closing(news):
-            for each in news:
-                if self._holder is not mine:
-                    return
-                yield each
+        try:
+            with contextlib.closing(news):
+                for each in news:
+                    if self._holder is not mine:
+                        return
+                    yield each
+        finally:
+            if self._holder is mine:
+                self._holder = None
+
+
+def over(state: gr.State) -> tuple:
+    """A listener's function, inputs and outputs: the Turn in `state` is over."""
+
+    async def end(turn: Turn, request: gr.Request) -> None:
+        turn.end()
+        await leave(request.session_hash, state)
+
+    return end, state, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -17,7 +18,7 @@ from pages import PATIENT, PICTURE, QUICK, answered, ask, opened, serve
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from vlm.ui import faults, old_files, patience
+from vlm.ui import faults, listening, old_files, patience
 from vlm.ui import page as pages
 from vlm.ui import turn as turns
 
@@ -212,6 +213,52 @@ def test_who_leaves_the_queue_is_not_asked(app, engine):
     long.leave.set()
     assert text(last.end()) == SENTENCE
     assert "caption gone" not in engine.prompts
+
+
+def test_what_nobody_listens_for_any_more_is_forgotten(site, app, engine):
+    queue = site.demo._queue
+    alone(app, "caption en")
+    for seconds in (0.01, 0.1, 0.2):
+        app.ask(Question(PICTURE, "caption forever")).leave_after(seconds)
+    kept = queue.pending_messages_per_session, queue.pending_event_ids_session
+    until(lambda: not any(kept), "news to be forgotten")
+    assert alone(app, "caption en")["text"] == SENTENCE
+
+
+def test_what_somebody_will_listen_for_is_kept(site, app, engine):
+    queue = site.demo._queue
+    long = busy(app, engine)
+    for each in (long.call, comes(app, "caption en").call):
+        listening.forget(queue, each.session)
+        assert each.session in queue.pending_messages_per_session
+    long.leave.set()
+
+
+def test_the_last_of_several_streams_is_the_one_that_counts(monkeypatch):
+    forgotten = []
+    monkeypatch.setattr(listening, "forget", lambda queue, of: forgotten.append(of))
+    blocks = SimpleNamespace(_queue=None)
+    scope = {
+        "type": "http",
+        "path": "/gradio_api/queue/data",
+        "query_string": b"session_hash=a",
+        "app": SimpleNamespace(get_blocks=lambda: blocks),
+    }
+    first, second = asyncio.Event(), asyncio.Event()
+
+    async def served(_scope, end, _send):
+        await end.wait()
+
+    async def streams():
+        app = listening.Listening(served)
+        tasks = [asyncio.create_task(app(scope, e, None)) for e in (first, second)]
+        for end, task, so_far in zip((first, second), tasks, ([], ["a"])):
+            await asyncio.sleep(0)
+            end.set()
+            await task
+            assert forgotten == so_far
+
+    asyncio.run(streams())
 
 
 def test_what_takes_too_long_is_ended_and_told(app, engine, monkeypatch):

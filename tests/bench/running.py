@@ -99,10 +99,10 @@ class App:
     def files(self) -> tuple[int, int]:
         """How many files its temporary folder holds, and their bytes."""
         sizes = []
-        for path in self.folder.rglob("*"):
-            with contextlib.suppress(FileNotFoundError):
-                if path.is_file():
-                    sizes.append(path.stat().st_size)
+        for folder, _, names in os.walk(self.folder):  # the app deletes meanwhile
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    sizes.append(os.stat(os.path.join(folder, name)).st_size)
         return len(sizes), sum(sizes)
 
 

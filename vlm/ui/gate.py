@@ -19,6 +19,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from vlm.ui.listening import Listening
 from vlm.ui.refusing import refusal
 
 MAX_UPLOAD = 130 * 2**20  # bytes of one request: eight files, each of the most
@@ -101,7 +102,7 @@ async def _unfit(request: Request, error: Exception) -> JSONResponse:
 # What Gradio's server is made with. It raises KeyError for numbers and names of
 # functions that are not there, TypeError for an upload without a file's name.
 SERVER = {
-    "middleware": [Middleware(Bounded)],
+    "middleware": [Middleware(Bounded), Middleware(Listening)],
     "exception_handlers": {
         FnIndexInferError: _unknown,
         KeyError: _unknown,

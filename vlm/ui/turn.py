@@ -55,8 +55,9 @@ class Turn:
 def over(state: gr.State) -> tuple:
     """A listener's function, inputs and outputs: the Turn in `state` is over."""
 
-    async def end(turn: Turn, request: gr.Request) -> None:
+    async def end(turn: Turn, request: gr.Request | None = None) -> None:
         turn.end()
-        await leave(request.session_hash, state)
+        if request:  # it came from a page
+            await leave(request.session_hash, state)
 
     return end, state, None

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from accelerate import PartialState
-from bench import killed
+from bench import batches, killed
 from engines import Pair, picture
 from PIL import Image
 
@@ -133,7 +133,7 @@ def test_rows_are_what_the_engine_says_one_by_one(
 
 
 def without_times(rows: list[dict]) -> list[dict]:
-    return [{k: v for k, v in r.items() if k not in killed.TIMES} for r in rows]
+    return [{k: v for k, v in r.items() if k not in batches.TIMES} for r in rows]
 
 
 @pytest.mark.parametrize("torn", [0, 40])
@@ -230,10 +230,10 @@ def test_killed_three_times_it_ends_with_the_same_table(tmp_path: Path) -> None:
 
 def test_two_launched_processes_write_the_table_of_one(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
-    killed.draw(folder, 6)
+    batches.draw(folder, 6)
     for number in (1, 2):
-        killed.finish(folder, tmp_path / str(number), number)
-    assert killed.table(tmp_path / "1") == killed.table(tmp_path / "2")
+        batches.finish(folder, tmp_path / str(number), number, killed.BATCH)
+    assert batches.table(tmp_path / "1") == batches.table(tmp_path / "2")
     parts = sorted((tmp_path / "2" / "parts").iterdir())
     assert [part.name for part in parts] == ["part-0.jsonl", "part-1.jsonl"]
     assert all(part.read_bytes().count(b"\n") >= 6 for part in parts)

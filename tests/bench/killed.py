@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import os
 import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,15 +20,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
-from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[2]
-TIMES = ("first_token", "seconds")
-PROMPTS = ("detect penguin ; cat", "caption en", "answer en how many cats are there?")
-# How sums are rounded depends on how many threads share them.
-ALIKE = {**os.environ, "OMP_NUM_THREADS": "1"}
+sys.path.insert(0, str(Path(__file__).parent))
+
+from batches import ALIKE, PROMPTS, ROOT, command, draw, finish, table  # noqa: E402
+
 BATCH = 3  # less than the questions about two pictures, and no divisor of them
 
 
@@ -56,7 +50,7 @@ def compare(
     """Run undisturbed and killed; whether the tables are equal, and what happened."""
     folder = scratch / "pictures"
     draw(folder, pictures)
-    finish(folder, scratch / "alone", processes)
+    finish(folder, scratch / "alone", processes, BATCH)
     dice = random.Random(seed)
     before = []  # rows that each kill left
     for kill in range(kills):
@@ -65,7 +59,7 @@ def compare(
         more = dice.randint(0, max(0, 2 * left // (kills - kill + 1)))
         begin_and_kill(folder, scratch / "killed", processes, more, dice.random())
         before.append(count(scratch / "killed"))
-    finish(folder, scratch / "killed", processes)
+    finish(folder, scratch / "killed", processes, BATCH)
     alone, killed = (table(scratch / name) for name in ("alone", "killed"))
     written = count(scratch / "killed")
     equal = alone == killed and len(killed) == written == pictures * len(PROMPTS)
@@ -77,47 +71,13 @@ def compare(
     return {"equal": equal, "before": before, "words": words}
 
 
-def draw(folder: Path, number: int) -> None:
-    """Parts of the example pictures, and one file that is none."""
-    folder.mkdir()
-    dice = np.random.default_rng(1)
-    sources = sorted((ROOT / "assets" / "examples").glob("*.webp"))
-    for i in range(number - 1):
-        with Image.open(sources[i % len(sources)]) as image:
-            x, y = dice.integers(0, image.width // 3, 2).tolist()
-            side = image.width * 2 // 3
-            part = image.convert("RGB").crop((x, y, x + side, y + side))
-        part.save(folder / f"{i:03}.png")
-    (folder / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-
-
-def command(folder: Path, out: Path, processes: int) -> list[str]:
-    asked = [str(folder), "--out", str(out), "--batch", str(BATCH), "--device", "cpu"]
-    for prompt in PROMPTS:
-        asked += ["--prompt", prompt]
-    if processes == 1:
-        return [sys.executable, "-m", "vlm.batch", *asked]
-    launch = "from accelerate.commands.accelerate_cli import main; main()"
-    how = ["--multi_gpu", "--num_processes", str(processes), "--num_machines", "1"]
-    how += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    how += ["--main_process_port", str(free_port())]
-    return [sys.executable, "-c", launch, "launch", *how, "-m", "vlm.batch", *asked]
-
-
-def finish(folder: Path, out: Path, processes: int) -> None:
-    asked = command(folder, out, processes)
-    done = subprocess.run(asked, cwd=ROOT, env=ALIKE, capture_output=True, text=True)
-    # Ended, with one picture that could not be read; a launcher has its own words.
-    assert done.returncode == 1 and "torn.png" in done.stderr, done.stderr
-
-
 def begin_and_kill(
     folder: Path, out: Path, processes: int, more: int, wait: float
 ) -> None:
     """Kill a run some seconds after it has written so many more rows."""
     before = count(out)
     run = psutil.Popen(
-        command(folder, out, processes),
+        command(folder, out, processes, BATCH),
         cwd=ROOT,
         env=ALIKE,
         stdout=subprocess.DEVNULL,
@@ -138,19 +98,6 @@ def count(out: Path) -> int:
     """Whole lines that lie in the parts, whatever they say."""
     parts = (out / "parts").glob("*.jsonl")
     return sum(part.read_bytes().count(b"\n") for part in parts)
-
-
-def table(out: Path) -> list[dict[str, Any]]:
-    """The rows of the table, without the times that they took."""
-    lines = (out / "answers.jsonl").read_text("utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ from typing import Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import numpy as np
+import pytest
 from playwright.sync_api import Browser, Page
 
 from vlm.ui import page as pages
+from vlm.ui.listening import Listening
 
 EXAMPLES = Path(__file__).parents[1] / "assets" / "examples"
 PICTURE = EXAMPLES / "meadow.webp"  # 640 x 480
@@ -60,6 +63,21 @@ def opened(
     assert errors == []
     local = (site.url, "data:", "blob:")
     assert [url for url in requests if not url.startswith(local)] == []
+
+
+def delay(monkeypatch: pytest.MonkeyPatch, words: bytes, seconds: float) -> None:
+    """What is sent with these words in it comes so much later to whoever reads it."""
+    call = Listening.__call__
+
+    async def slow(self, scope, receive, send):
+        async def sent(message):
+            if words in message.get("body", b""):
+                await asyncio.sleep(seconds)
+            await send(message)
+
+        await call(self, scope, receive, sent)
+
+    monkeypatch.setattr(Listening, "__call__", slow)
 
 
 free: list[tuple[dict[str, Any], Page]] = []

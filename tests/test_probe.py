@@ -18,6 +18,7 @@ from pages import (
     QUICK,
     answered,
     ask,
+    delay,
     heat,
     opened,
     ready,
@@ -570,6 +571,15 @@ def test_every_way_to_ask_can_be_stopped(site, page, stop, monkeypatch):
         while site.engine.live and time.monotonic() < deadline:
             page.wait_for_timeout(50)
         assert site.engine.live == 0, begin
+
+
+def test_who_asks_while_the_stream_of_news_ends_is_answered(page, monkeypatch):
+    delay(monkeypatch, b'"close_stream"', 0.06)
+    answered(page, "caption en")
+    # By a listener that puts it into a State, whose change starts the model at once.
+    before = run_of(page)
+    begin_branch(page)
+    ready(page, before)
 
 
 def test_every_way_to_ask_tells_when_it_fails(site, page, monkeypatch):

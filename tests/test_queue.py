@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -234,22 +236,33 @@ def test_what_somebody_will_listen_for_is_kept(site, app, engine):
     long.leave.set()
 
 
-def test_the_last_of_several_streams_is_the_one_that_counts(monkeypatch):
-    forgotten = []
-    monkeypatch.setattr(listening, "forget", lambda queue, of: forgotten.append(of))
-    blocks = SimpleNamespace(_queue=None)
-    scope = {
+def in_a_loop(doing: Awaitable) -> None:
+    # Playwright leaves its own loop running in this thread.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, doing).result()
+
+
+def request(path: str, **queue: object) -> dict:
+    """An ASGI scope of visitor "a", at a server with this queue of events."""
+    blocks = SimpleNamespace(_queue=SimpleNamespace(**queue))
+    return {
         "type": "http",
-        "path": "/gradio_api/queue/data",
+        "path": f"/gradio_api/queue/{path}",
         "query_string": b"session_hash=a",
         "app": SimpleNamespace(get_blocks=lambda: blocks),
     }
-    first, second = asyncio.Event(), asyncio.Event()
+
+
+def test_the_last_of_several_streams_is_the_one_that_counts(monkeypatch):
+    forgotten = []
+    monkeypatch.setattr(listening, "forget", lambda queue, of: forgotten.append(of))
+    scope = request("data")
 
     async def served(_scope, end, _send):
         await end.wait()
 
     async def streams():
+        first, second = asyncio.Event(), asyncio.Event()
         app = listening.Listening(served)
         tasks = [asyncio.create_task(app(scope, e, None)) for e in (first, second)]
         for end, task, so_far in zip((first, second), tasks, ([], ["a"])):
@@ -258,7 +271,42 @@ def test_the_last_of_several_streams_is_the_one_that_counts(monkeypatch):
             await task
             assert forgotten == so_far
 
-    asyncio.run(streams())
+    in_a_loop(streams())
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_reply_comes_after_the_end_of_the_stream_is_read(monkeypatch, gone):
+    monkeypatch.setattr(listening, "forget", lambda queue, of: None)
+    known = {"of a": "a", "of b": "b"}
+    events = {name: SimpleNamespace(session_hash=of) for name, of in known.items()}
+    end = {"body": b'data: {"msg":"close_stream"}'}
+    told = []
+
+    async def served(_scope, message, send):
+        await send(message)
+
+    async def read(message):
+        if message is end:
+            await asyncio.sleep(0.05)  # of a slow network
+            if gone:
+                raise OSError
+        told.append(message)
+
+    async def visits():
+        app = listening.Listening(served)
+        scope = request("join", event_ids_to_events=events)
+        stream = asyncio.create_task(app(request("data"), end, read))
+        await asyncio.sleep(0)
+        replies = [{"body": json.dumps({"event_id": name}).encode()} for name in known]
+        replies.append({"body": b"no JSON"})
+        await asyncio.gather(*(app(scope, reply, read) for reply in replies))
+        with pytest.raises(OSError) if gone else contextlib.nullcontext():
+            await stream
+        first, *others = replies
+        assert told == [*others, *([] if gone else [end]), first]
+        assert not app._ending
+
+    in_a_loop(visits())
 
 
 def test_what_takes_too_long_is_ended_and_told(app, engine, monkeypatch):

@@ -1,7 +1,9 @@
-"""Listening: what a visitor was to be told is forgotten once nobody listens for it."""
+"""Listening: who has a stream of news open, and what follows where nobody has one."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections import Counter
 from typing import Any
 
@@ -9,34 +11,68 @@ from gradio.queueing import Queue
 from starlette.datastructures import QueryParams
 
 PAGE, CALL = "queue/data", "call/"  # the two kinds of streams, under Gradio's path
+ASKED = "queue/join"
+LAST = b'"close_stream"'  # in what a page's stream ends with
+READ = 0.1  # seconds, in which a browser has read what it was told
 
 
 class Listening:
     """ASGI: knows how many streams of news each visitor has open.
 
-    Gradio keeps what was not told to those who went away, of 2,000 of them.
+    Gradio keeps what was not told to those who went away, of 2,000 of them. And it
+    ends a page's stream when all is told; who asks in that moment has the reply before
+    the end, waits for news in the old stream, and opens no new one. So that reply is
+    held back until the end is read. The model works meanwhile.
     """
 
     def __init__(self, app: Any) -> None:
         self._app = app
         self._streams: Counter[str] = Counter()
+        self._ending: Counter[str] = Counter()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        _, _, path = scope["path"].partition("/gradio_api/")
+        _, _, path = scope.get("path", "").partition("/gradio_api/")
+        if path.startswith(ASKED):
+            send = self._after_the_end(scope, send)
         if not path.startswith((PAGE, CALL)):
             return await self._app(scope, receive, send)
-        queue = scope["app"].get_blocks()._queue
+        queue = _queue(scope)
         session = _visitor(queue, path, scope["query_string"])
         self._streams[session] += 1
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, self._seen_to_its_end(session, send))
         finally:
             self._streams[session] -= 1
             if not self._streams[session]:
                 del self._streams[session]
                 forget(queue, session)
+
+    def _seen_to_its_end(self, session: str, send: Any) -> Any:
+        async def sent(message: Any) -> None:
+            if LAST not in message.get("body", b""):
+                return await send(message)
+            self._ending[session] += 1
+            try:
+                await send(message)
+            finally:
+                loop = asyncio.get_running_loop()
+                loop.call_later(READ, self._has_read, session)
+
+        return sent
+
+    def _has_read(self, session: str) -> None:
+        self._ending[session] -= 1
+        if not self._ending[session]:
+            del self._ending[session]
+
+    def _after_the_end(self, scope: Any, send: Any) -> Any:
+        async def replied(message: Any) -> None:
+            session = _asker(_queue(scope), message.get("body", b""))
+            while self._ending.get(session):
+                await asyncio.sleep(READ / 10)
+            await send(message)
+
+        return replied
 
 
 def forget(queue: Queue, session: str) -> None:
@@ -46,6 +82,20 @@ def forget(queue: Queue, session: str) -> None:
     if not any(event and event.alive for event in events):
         queue.pending_messages_per_session.pop(session, None)
         queue.pending_event_ids_session.pop(session, None)
+
+
+def _queue(scope: Any) -> Queue:
+    return scope["app"].get_blocks()._queue
+
+
+def _asker(queue: Queue, reply: bytes) -> str | None:
+    """The session of the event that Gradio's reply names, if it names one."""
+    try:
+        named = json.loads(reply)["event_id"]
+    except (ValueError, LookupError, TypeError):  # a refusal, or the reply's header
+        return None
+    event = queue.event_ids_to_events.get(named)
+    return event.session_hash if event else None
 
 
 def _visitor(queue: Queue, path: str, query: bytes) -> str:

@@ -16,6 +16,7 @@ from pages import (
     QUICK,
     answered,
     ask,
+    delay,
     opened,
     ready,
     serve,
@@ -315,6 +316,20 @@ def test_one_sees_how_far_it_is_and_escape_ends_it(page):
     expect(chosen_chip).to_have_attribute("aria-selected", "true")
     press(page)
     assert texts(page, "[data-chart=insertion] .of-random") != ["–"]
+
+
+def test_news_that_comes_late_does_not_undo_a_stop(page, monkeypatch):
+    delay(monkeypatch, b'"process_generating"', 0.3)
+    chosen(page, "faithfulness")
+    button = page.locator("#scope .try")
+    button.click()
+    expect(button).to_have_text(re.compile(r"^\d+ of 36$"), timeout=QUICK)
+    page.keyboard.press("Escape")
+    expect(button).to_have_text("Test", timeout=QUICK)
+    page.wait_for_timeout(1000)  # what was on its way has come
+    expect(button).to_have_text("Test")
+    monkeypatch.undo()
+    press(page)
 
 
 def test_a_question_ends_the_test_and_an_explanation_does(page):

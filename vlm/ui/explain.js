@@ -13,14 +13,15 @@ const explain = {
   part: 0, // of the next map that is done, where it takes long
   busy: false,
   left: false, // for a test: what is still on its way comes too late
+  stopped: 0, // when, by the server's clock; what is older comes too late
 };
 
 // One more map, or that there will be none.
-function takeExplained({ run, tokens, picture, heats, part, done }) {
+function takeExplained({ run, tokens, picture, heats, part, done, at }) {
   redraw();
-  if (!run) explain.busy = false; // stopped, or failed
+  if (!run) Object.assign(explain, { busy: false, stopped: at }); // or it has failed
   const asked = run === explain.run && picture === explain.picture && tokens?.join() === explain.tokens.join();
-  if (explain.left || run !== maps.run || !asked) return;
+  if (explain.left || run !== maps.run || !asked || at < explain.stopped) return;
   Object.assign(explain, { busy: !done, part });
   for (const [name, rows] of Object.entries(heats)) {
     if (!explain.heats.has(name)) explain.heats.set(name, heatFrom(name, rows));

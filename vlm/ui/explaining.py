@@ -30,7 +30,7 @@ def explained(engines: Models, store: Store, data: Any) -> Iterator[dict[str, An
     Yields:
         the same with `heats` by the way's name, each a list of rows that ends with
         three digits, one more at a time; the `part` of the next that is done, where
-        that takes long; and `done`.
+        that takes long; `done`; and when this was said, as older than a stop is late.
 
     Raises:
         ValueError: the run is not kept or not ended, has no such tokens or picture,
@@ -39,15 +39,16 @@ def explained(engines: Models, store: Store, data: Any) -> Iterator[dict[str, An
     asked, tokens = _checked(engines, store, data)
     told = {"run": data["run"], "tokens": tokens, "picture": asked.focus}
     told |= {"heats": {}, "part": 0}
-    yield {**told, "done": False}
+    yield {**told, "done": False, "at": time.time()}
     with contextlib.closing(awaited(_growing(asked, tokens))) as news:
         for name, part, heat in news:
             if part < 1:
-                yield {**told, "part": part, "done": False}
+                yield {**told, "part": part, "done": False, "at": time.time()}
                 continue
             rows = [[float(f"{value:.3g}") for value in row] for row in heat.tolist()]
             told = {**told, "heats": {**told["heats"], name: rows}}
-            yield {**told, "done": len(told["heats"]) == len(METHODS)}
+            done = len(told["heats"]) == len(METHODS)
+            yield {**told, "done": done, "at": time.time()}
 
 
 def heat_of(asked: Asked, name: str, tokens: Sequence[int]) -> np.ndarray:

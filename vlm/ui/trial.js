@@ -12,11 +12,12 @@ const trial = {
   asked: "", // the key that its news belongs to
   over: "", // the map that it is told of
   busy: false,
+  stopped: 0, // when, by the server's clock; what is older comes too late
 };
 
 function takeTried(news) {
   redraw();
-  if (!news.run) trial.busy = false; // stopped, or failed
+  if (!news.run) Object.assign(trial, { busy: false, stopped: news.at }); // or it has failed
   if (!isAwaited(news)) return;
   trial.busy = !news.ended;
   trial.found.set(trial.asked, { ...news, over: trial.over });
@@ -28,8 +29,8 @@ function leaveTrial() {
   Object.assign(trial, { busy: false, number: trial.number + 1 });
 }
 
-function isAwaited({ run, token, number }) {
-  return run === maps.run && token === triedToken() && number === trial.number;
+function isAwaited({ run, token, number, at }) {
+  return run === maps.run && token === triedToken() && number === trial.number && at > trial.stopped;
 }
 
 // The first chosen token of the answer; -1 if there is none.

@@ -32,8 +32,8 @@ def tried(engines: Models, store: Store, data: Any) -> Iterator[dict[str, Any]]:
 
     Yields:
         run, token, picture, trial and number as they were given; done and of, in
-        passes; what is found so far (see `vlm.probes.trials`); and whether it has
-        ended.
+        passes; what is found so far (see `vlm.probes.trials`); whether it has ended;
+        and when this was said: what is older than a stop comes too late.
 
     Raises:
         ValueError: what is wrong with what was sent, or can no longer be asked.
@@ -57,7 +57,8 @@ def tried(engines: Models, store: Store, data: Any) -> Iterator[dict[str, Any]]:
         for done, of, found in news:
             if done < of and time.perf_counter() - shown < PAUSE:
                 continue
-            yield {**told, "done": done, "of": of, "found": found, "ended": done == of}
+            told |= {"done": done, "of": of, "found": found, "ended": done == of}
+            yield {**told, "at": time.time()}
             shown = time.perf_counter()
 
 

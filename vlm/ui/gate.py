@@ -45,7 +45,18 @@ CLOSED = ("process_recording", "deep_link", "dev/")
 
 
 class Page(gr.Blocks):
-    """Blocks that open no file but what was sent, and tell what they cannot take."""
+    """Blocks that open no file but what was sent, and tell what they cannot take.
+
+    So many events may wait as `waiting` says. Calls that jump the queue are refused.
+    """
+
+    def __init__(self, *, waiting: int, **options: Any) -> None:
+        self._waiting = waiting
+        super().__init__(**options)
+
+    def queue(self) -> Page:
+        # Gradio calls this by itself; once more would make all routes once more.
+        return super().queue(max_size=self._waiting, api_open=False)
 
     async def preprocess_data(
         self, block_fn: Any, inputs: list[Any], *state: Any, **options: Any

@@ -34,6 +34,7 @@ def build(
     # Gradio gives out no other files than those that were uploaded, and these.
     gr.set_static_paths([examples])
     with Page(
+        waiting=QUEUE,  # on ZeroGPU Gradio's own limit would be 1
         title="PaliScope: see what PaliGemma sees",
         fill_width=True,
         analytics_enabled=False,
@@ -53,8 +54,6 @@ def build(
         if models.switching or models.news()["loading"]:
             # What is in the page was written when it was built.
             demo.load(lambda: told(models), None, header, queue=False, **probe.QUIET)
-    # On ZeroGPU Gradio's own limit would be 1. Calls that jump the queue are refused.
-    demo.queue(max_size=QUEUE, api_open=False)
     return demo
 
 

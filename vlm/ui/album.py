@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import gradio as gr
-
 from vlm.ui.scope import FOLDER, joined
+from vlm.ui.widget import Widget
 
 
-class Album(gr.HTML):
+class Album(Widget):
     """Pictures that are uploaded, dropped, or taken from a shelf of examples.
 
     The value has the files that are `chosen` and those on the `shelf`. What comes back

@@ -28,6 +28,7 @@ from vlm.ui.replies import Probed, probed
 from vlm.ui.scope import Scope
 from vlm.ui.store import Store
 from vlm.ui.turn import Turn, over
+from vlm.ui.widget import Widget
 
 FOLDER = Path(__file__).parent
 GROUP = "compare"
@@ -225,7 +226,7 @@ def endpoint(engines: Models) -> Callable[..., Compared]:
     return compare
 
 
-class Difference(gr.HTML):
+class Difference(Widget):
     """Shows a difference (see `vlm.ui.comparing`), or its `phase` before there is one.
 
     As in the viewer, the template is static and text is never markup. A cell of its

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
+from vlm.ui.widget import Widget
 
 FOLDER = Path(__file__).parent
 
@@ -31,7 +31,7 @@ def listed(folder: Path) -> list[Example]:
     ]
 
 
-class Examples(gr.HTML):
+class Examples(Widget):
     """Tells `pick` the index of the example that was clicked.
 
     Unlike gr.Dataset its buttons have names, which a screen reader can say.

@@ -6,18 +6,17 @@ from functools import cache
 from string import Template
 from typing import Any
 
-import gradio as gr
-
 from vlm.machine import Memory
 from vlm.published import CHECKPOINTS, Checkpoint
 from vlm.ui import figures, zero
 from vlm.ui.models import Models
 from vlm.ui.scope import FOLDER, joined
+from vlm.ui.widget import Widget
 
 MOST_CHARACTERS = 500  # of what is typed
 
 
-class Header(gr.HTML):
+class Header(Widget):
     """Shows what `told` gives; a static template, in which only text is set.
 
     While a model is being loaded it asks for news. `switched` is triggered when

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
-
 from vlm.ui import prompts
 from vlm.ui.lint import lint
+from vlm.ui.widget import Widget
 
 FOLDER = Path(__file__).parent
 
 
-class Hint(gr.HTML):
+class Hint(Widget):
     """Shows a `hint`: one thing at a time, so that its place keeps its height.
 
     `repair` is triggered to have the prompt written as advised, `language`, with a

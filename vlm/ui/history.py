@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import gradio as gr
-
 from vlm.ui.scope import FOLDER, joined
+from vlm.ui.widget import Widget
 
 
-class History(gr.HTML):
+class History(Widget):
     """A list of the latest runs; tells `restore` what is to be asked again.
 
     So does an address with a permalink in it (permalink.js) when it is opened. What it

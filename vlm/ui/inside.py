@@ -26,6 +26,7 @@ from vlm.ui.probe import MODEL, Probe
 from vlm.ui.refusing import refusing
 from vlm.ui.scope import FOLDER, joined
 from vlm.ui.store import Run
+from vlm.ui.widget import Widget
 
 SCRIPTS = (
     "nodes.js",
@@ -68,7 +69,7 @@ def build(engines: Models, tab: gr.Tab, probe: Probe, switched: Callable) -> Non
     inside.within(within, [probe.picture, probe.scope], inside, **MODEL, **quiet)
 
 
-class Inside(gr.HTML):
+class Inside(Widget):
     """Shows what `shown` gives; a static template, in which only text is set.
 
     What `looked` gives comes as `within`.

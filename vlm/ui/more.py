@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 from gradio.utils import get_upload_folder
 
 from vlm.ui import pictures
@@ -13,12 +12,13 @@ from vlm.ui.album import files
 from vlm.ui.callers import sent
 from vlm.ui.pictures import MAX_PICTURES
 from vlm.ui.scope import FOLDER, joined
+from vlm.ui.widget import Widget
 
 FRAMES = 8  # of a clip: as many as a machine without a GPU reads in a short while
 NOT_HERE = "This file has not come here whole. Choose it once more."
 
 
-class More(gr.HTML):
+class More(Widget):
     """Pictures that are read behind the first one, each with a way to remove it.
 
     The value has their `files`, and what is to be `told`. When the browser has sent

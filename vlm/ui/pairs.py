@@ -26,6 +26,7 @@ from vlm.ui.probe import MODEL, QUIET
 from vlm.ui.refusing import refusing, refusing_all
 from vlm.ui.replies import numbers
 from vlm.ui.scope import FOLDER, joined
+from vlm.ui.widget import Widget
 
 Loading = Callable[[], Any]  # gives a vlm.Pair, and the same one each time
 
@@ -156,7 +157,7 @@ def endpoint(pair: Loading) -> Callable[..., Matched]:
     return pairs
 
 
-class Matrix(gr.HTML):
+class Matrix(Widget):
     """Shows what `match` yields; a static template, in which only text is set.
 
     It is told but the logits: sigmoid, softmax and what becomes of them without some

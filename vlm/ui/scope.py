@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
-
 from vlm.ui.explaining import ways
 from vlm.ui.export import exported
 from vlm.ui.store import Store
 from vlm.ui.trying import trials
+from vlm.ui.widget import Widget
 
 FOLDER = Path(__file__).parent
 # Parts of one script and one style; what is named first is drawn beneath.
@@ -66,7 +65,7 @@ STYLES = (
 MAX_KEYS = 64
 
 
-class Scope(gr.HTML):
+class Scope(Widget):
     """Shows a `view` (see `vlm.ui.view`).
 
     The value is light and is streamed. The attention maps are not in it: the script

@@ -278,9 +278,10 @@ def tabs(page: Page) -> Iterator[str]:
 
 def grave(page: Page, part: str = "body") -> list[str]:
     """What axe-core calls serious or critical: the rule, where, and why."""
+    found = Axe().run(page, part, {"resultTypes": ["violations"]}).response
     return [
         f"{rule['id']}: {node['target']} {node['failureSummary']}"
-        for rule in Axe().run(page, part).response["violations"]
+        for rule in found["violations"]
         if rule["impact"] in GRAVE
         for node in rule["nodes"]
     ]

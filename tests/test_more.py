@@ -9,12 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from fake_engine import FakeEngine
 from gradio.utils import get_upload_folder
 from pages import EXAMPLES, PATIENT, QUICK, answered, opened, serve
 from PIL import Image
 from playwright.sync_api import Page, expect
+from test_axe import grave
 
 from vlm.ui import more, pictures
 from vlm.ui.asking import asked_for
@@ -22,7 +22,6 @@ from vlm.ui.asking import asked_for
 PENGUINS, MEADOW, KITCHEN = (
     str(EXAMPLES / f"{name}.webp") for name in ("penguins", "meadow", "kitchen")
 )
-GRAVE = ("serious", "critical")
 
 
 def uploaded(image: Image.Image) -> str:
@@ -127,8 +126,7 @@ def test_one_picture_looks_as_it_did_and_more_stand_beneath_it(page) -> None:
     expect(page.locator("#more .count")).to_contain_text("2 more, in this order")
     expect(page.locator("#more .advice")).to_contain_text("answers poorly")
     expect(page.locator("#scope .reel button")).to_have_count(3, timeout=QUICK)
-    grave = Axe().run(page).response["violations"]
-    assert [each["id"] for each in grave if each["impact"] in GRAVE] == []
+    assert grave(page) == []
     page.get_by_role("button", name="Remove picture 2").click()
     expect(page.locator("#more li")).to_have_count(1)
     expect(page.locator("#more .say")).to_have_text("Picture 2 is removed.")

@@ -17,6 +17,12 @@ settings.load_profile("repeatable")
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Files with a browser take longest: last of all, one would run all alone."""
+    browsed = {item.path for item in items if "browser" in item.fixturenames}
+    items.sort(key=lambda item: item.path not in browsed)
+
+
 @pytest.fixture(scope="session")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     """Every checkpoint of the oracle, written and read once."""

@@ -9,6 +9,7 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 
 import numpy as np
@@ -218,17 +219,24 @@ class FakeEngine:
 
     def _row(self, layer: int, place: tuple[float, float], keys: int) -> torch.Tensor:
         """One query's attention, [heads, keys]: the place, and evenly over the text."""
-        centers = (torch.arange(self.grid) + 0.5) / self.grid
-        x, y = (torch.exp(-(((centers - at) / 0.12) ** 2)) for at in place)
-        spot = torch.outer(y, x).flatten()
-        noise = torch.rand(len(spot), generator=torch.Generator().manual_seed(layer))
-        row = torch.zeros(self.heads, keys)
-        for head in range(self.heads):
-            image = spot * (head + 1) / self.heads + 0.1 * noise
-            share = 0.2 + 0.5 * head / self.heads
-            row[head, : len(spot)] = share * image / image.sum()
-            row[head, len(spot) :] = (1 - share) / (keys - len(spot))
-        return row
+        spot = _spot(self.heads, self.grid, layer, place)
+        words = keys - spot.shape[1]
+        rest = (1 - spot.sum(-1, keepdim=True)) / words
+        return torch.cat([spot, rest.expand(-1, words)], -1)
+
+
+@lru_cache(maxsize=512)  # the same few places are looked at again and again
+def _spot(
+    heads: int, grid: int, layer: int, place: tuple[float, float]
+) -> torch.Tensor:
+    """What looks at a place of the picture, [heads, patches]: later heads do more."""
+    centers = (torch.arange(grid) + 0.5) / grid
+    x, y = (torch.exp(-(((centers - at) / 0.12) ** 2)) for at in place)
+    spot = torch.outer(y, x).flatten()
+    noise = torch.rand(len(spot), generator=torch.Generator().manual_seed(layer))
+    later = torch.arange(heads)[:, None] / heads
+    image = spot * (later + 1 / heads) + 0.1 * noise
+    return (0.2 + 0.5 * later) * image / image.sum(-1, keepdim=True)
 
 
 def _over(row: torch.Tensor, patches: int, images: int) -> torch.Tensor:

@@ -121,6 +121,7 @@ def ready(page: Page, before: str | None = None) -> None:
         }""",
         arg=before,
         timeout=PATIENT,
+        polling=50,  # by itself it looks at every frame
     )
 
 

@@ -154,7 +154,9 @@ def thumb(page: Page, button: str, grid: int, *, place: str = ".thumb") -> np.nd
 
 def spot(page: Page, x: float, y: float) -> tuple[float, float]:
     """Where a share of the picture's width and height is on the page."""
-    box = page.locator("#scope .stage canvas").bounding_box()
+    canvas = page.locator("#scope .stage canvas")
+    canvas.scroll_into_view_if_needed()  # which waits until it no longer moves
+    box = canvas.bounding_box()
     scale = min(box["width"] / SIDE, box["height"] / SIDE)
     left = box["x"] + (box["width"] - SIDE * scale) / 2
     top = box["y"] + (box["height"] - SIDE * scale) / 2

@@ -162,6 +162,13 @@ def test_advice_is_text_and_never_markup(page):
 # --- how tokens are drawn ------------------------------------------------------------
 
 
+def draw(page: Page, style: str) -> None:
+    """Choose how the next token is drawn."""
+    page.locator("#sampling").get_by_test_id(f"{style}-radio-label").click()
+    radio = page.get_by_role("radio", name=style, exact=True)
+    expect(radio).to_be_checked(timeout=QUICK)
+
+
 def test_only_what_matters_for_a_style_is_shown(page):
     page.get_by_role("button", name="Sampling and length").click()
     seen = {
@@ -172,7 +179,7 @@ def test_only_what_matters_for_a_style_is_shown(page):
     }
     names = page.locator("#sampling [data-testid=block-info]:visible")
     for style in ("Top-p", "Top-k", "Temperature", "Greedy"):
-        page.get_by_role("radio", name=style, exact=True).check(force=True)
+        draw(page, style)
         always = ["Maximum tokens", "The answer begins with"]
         expect(names).to_have_text(["Next token", *seen[style], *always])
 
@@ -181,7 +188,7 @@ def test_the_label_tells_how_tokens_are_drawn(page):
     summary = page.get_by_role("button", name="Sampling and length")
     expect(summary).to_contain_text("greedy, 256")
     summary.click()
-    page.get_by_role("radio", name="Top-k", exact=True).check(force=True)
+    draw(page, "Top-k")
     expect(summary).to_contain_text("top-k 40, 256")
     page.get_by_label("number input for Best of").fill("3")
     page.get_by_label("number input for Maximum tokens").fill("9")
@@ -192,7 +199,7 @@ def test_the_label_tells_how_tokens_are_drawn(page):
 def test_settings_that_are_brought_back_are_told_by_the_closed_label(page):
     summary = page.get_by_role("button", name="Sampling and length")
     summary.click()
-    page.get_by_role("radio", name="Top-k", exact=True).check(force=True)
+    draw(page, "Top-k")
     expect(summary).to_contain_text("top-k 40")
     answered(page, "detect cat")
     expect(page.locator("#history summary")).to_have_text("History (1)", timeout=QUICK)
@@ -208,7 +215,7 @@ def test_settings_that_are_brought_back_are_told_by_the_closed_label(page):
 
 def test_each_of_several_tries_can_be_looked_at(page):
     page.get_by_role("button", name="Sampling and length").click()
-    page.get_by_role("radio", name="Top-p", exact=True).check(force=True)
+    draw(page, "Top-p")
     page.get_by_label("number input for Best of").fill("3")
     page.keyboard.press("Tab")
     answered(page, "detect cat")

@@ -222,16 +222,19 @@ def table(title: str, rows: dict[str, object]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--kept", type=int, help="seconds instead of an hour")
+    words = "seconds instead of an hour; and 16 MiB of what the model computed"
+    parser.add_argument("--kept", type=int, help=words)
     own, options = parser.parse_known_args()
     sys.path.insert(0, str(ROOT))
     import app
     from vlm.cache import KVCache
 
     if own.kept:
+        from vlm import engine
         from vlm.ui import page
 
         page.KEPT = own.kept
+        engine.KEPT_FEATURES = engine.KEPT_PREFIXES = 16 << 20
     caches = weakref.WeakSet()
     begin = KVCache.__init__
 

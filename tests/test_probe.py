@@ -580,8 +580,14 @@ def test_every_way_to_ask_can_be_stopped(site, page, stop, monkeypatch):
         assert site.engine.live == 0, begin
 
 
-def test_who_asks_while_the_stream_of_news_ends_is_answered(page, monkeypatch):
-    delay(monkeypatch, b'"close_stream"', 0.06)
+@pytest.mark.parametrize("quick", [False, True])
+def test_who_asks_while_the_stream_of_news_ends_is_answered(
+    site, page, monkeypatch, quick
+):
+    """Also where the whole answer is there before the page has read of that end."""
+    if quick:
+        monkeypatch.setattr(site.engine, "delay", 0)
+    delay(monkeypatch, b'"close_stream"', 0.6 if quick else 0.06)
     answered(page, "caption en")
     # By a listener that puts it into a State, whose change starts the model at once.
     before = run_of(page)

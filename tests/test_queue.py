@@ -231,9 +231,24 @@ def test_what_somebody_will_listen_for_is_kept(site, app, engine):
     queue = site.demo._queue
     long = busy(app, engine)
     for each in (long.call, comes(app, "caption en").call):
-        listening.forget(queue, each.session)
+        listening.forget(queue, each.session, left=True)
         assert each.session in queue.pending_messages_per_session
     long.leave.set()
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_what_came_while_a_stream_ended_is_kept_for_the_next(left):
+    news = {"come": asyncio.Queue(), "told": asyncio.Queue()}
+    news["come"].put_nowait("all that it had to say")
+    queue = SimpleNamespace(
+        pending_messages_per_session=news,
+        pending_event_ids_session={"come": {"done"}, "told": set()},
+        event_ids_to_events={},
+    )
+    for session in list(news):
+        listening.forget(queue, session, left=left)
+    kept = [] if left else ["come"]
+    assert list(news) == list(queue.pending_event_ids_session) == kept
 
 
 def in_a_loop(doing: Awaitable) -> None:
@@ -255,7 +270,9 @@ def request(path: str, **queue: object) -> dict:
 
 def test_the_last_of_several_streams_is_the_one_that_counts(monkeypatch):
     forgotten = []
-    monkeypatch.setattr(listening, "forget", lambda queue, of: forgotten.append(of))
+    monkeypatch.setattr(
+        listening, "forget", lambda queue, of, left: forgotten.append((of, left))
+    )
     scope = request("data")
 
     async def served(_scope, end, _send):
@@ -265,7 +282,7 @@ def test_the_last_of_several_streams_is_the_one_that_counts(monkeypatch):
         first, second = asyncio.Event(), asyncio.Event()
         app = listening.Listening(served)
         tasks = [asyncio.create_task(app(scope, e, None)) for e in (first, second)]
-        for end, task, so_far in zip((first, second), tasks, ([], ["a"])):
+        for end, task, so_far in zip((first, second), tasks, ([], [("a", True)])):
             await asyncio.sleep(0)
             end.set()
             await task
@@ -276,7 +293,7 @@ def test_the_last_of_several_streams_is_the_one_that_counts(monkeypatch):
 
 @pytest.mark.parametrize("gone", [False, True])
 def test_a_reply_comes_after_the_end_of_the_stream_is_read(monkeypatch, gone):
-    monkeypatch.setattr(listening, "forget", lambda queue, of: None)
+    monkeypatch.setattr(listening, "forget", lambda queue, of, left: None)
     known = {"of a": "a", "of b": "b"}
     events = {name: SimpleNamespace(session_hash=of) for name, of in known.items()}
     end = {"body": b'data: {"msg":"close_stream"}'}

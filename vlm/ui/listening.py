@@ -39,18 +39,13 @@ class Listening:
         queue = _queue(scope)
         session = _visitor(queue, path, scope["query_string"])
         self._streams[session] += 1
-        try:
-            await self._app(scope, receive, self._seen_to_its_end(session, send))
-        finally:
-            self._streams[session] -= 1
-            if not self._streams[session]:
-                del self._streams[session]
-                forget(queue, session)
+        ended = False
 
-    def _seen_to_its_end(self, session: str, send: Any) -> Any:
         async def sent(message: Any) -> None:
+            nonlocal ended
             if LAST not in message.get("body", b""):
                 return await send(message)
+            ended = True
             self._ending[session] += 1
             try:
                 await send(message)
@@ -58,7 +53,13 @@ class Listening:
                 loop = asyncio.get_running_loop()
                 loop.call_later(READ, self._has_read, session)
 
-        return sent
+        try:
+            await self._app(scope, receive, sent)
+        finally:
+            self._streams[session] -= 1
+            if not self._streams[session]:
+                del self._streams[session]
+                forget(queue, session, left=not ended)
 
     def _has_read(self, session: str) -> None:
         self._ending[session] -= 1
@@ -75,11 +76,16 @@ class Listening:
         return replied
 
 
-def forget(queue: Queue, session: str) -> None:
-    """What is there for this visitor, unless something is still on its way."""
+def forget(queue: Queue, session: str, *, left: bool) -> None:
+    """What is there for this visitor, unless something is still on its way.
+
+    Of one who has not `left` but was told all, what has come since is kept too.
+    """
     asked = queue.pending_event_ids_session.get(session, ())
     events = [queue.event_ids_to_events.get(each) for each in asked]
-    if not any(event and event.alive for event in events):
+    news = queue.pending_messages_per_session.get(session)
+    come = not left and news is not None and not news.empty()
+    if not come and not any(event and event.alive for event in events):
         queue.pending_messages_per_session.pop(session, None)
         queue.pending_event_ids_session.pop(session, None)
 

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio as gr
 import httpx
 import pytest
 from bench.running import App, Call, Question
@@ -435,6 +436,17 @@ def test_what_came_before_its_turn_was_over_is_never_begun(monkeypatch):
     turn.end()
     assert [*taken] == [] and not turn.held
     assert [*turn.take(news())] == ["a", "b", "c"] and not turn.held
+
+
+@pytest.mark.parametrize("name", ["_ended", "ended"])  # on Probe, on Compare
+def test_what_runs_is_not_told_to_have_ended_by_a_stop_before_it(site, name):
+    ended = next(each.fn for each in site.demo.fns.values() if each.name == name)
+    turn = turns.Turn()
+    running = turn.take(letter for letter in "ab")
+    next(running)
+    assert ended(turn) == gr.skip()
+    turn.end()
+    assert ended(turn) != gr.skip()
 
 
 def test_the_page_tells_that_the_queue_is_full_and_goes_on(app, engine, page):

@@ -67,11 +67,30 @@ def test_a_body_that_is_too_long_is_not_read(client):
 
 
 @pytest.mark.parametrize(
+    "body",
+    [b"{}", b'{"x": NaN}', b'{"x": Infinity}', b'{"x": "\\ud800"}', b"NaN", b"{"],
+)
+def test_a_body_without_what_is_asked_for_is_refused(client, body):
+    kind = {"content-type": "application/json"}
+    reply = client.post("call/detect", content=body, headers=kind)
+    assert (reply.status_code, "not what is taken" in reply.text) == (400, True)
+
+
+@pytest.mark.parametrize(
     "path", ["call/nothing", "run/nothing", "call/v2/nothing", "call/../nothing"]
 )
 def test_an_unknown_function_is_told_to_be_none(client, path):
     reply = client.post(path, json={"data": []})
     assert reply.status_code in (404, 405)
+
+
+def test_what_changes_a_property_can_be_called_by_anybody(site, client):
+    every = [each["api_name"] or "" for each in site.demo.config["dependencies"]]
+    ends = [name for name in every if "ended" in name]
+    assert len(ends) > 1
+    for name in ends:
+        event = client.post(f"call/{name}", json={"data": []}).json()["event_id"]
+        assert "event: complete" in client.get(f"call/{name}/{event}").text, name
 
 
 def test_an_unknown_number_of_a_function_is_told_to_be_none(client):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from fastapi.exceptions import RequestValidationError
 from gradio.route_utils import FnIndexInferError
 from gradio.utils import get_upload_folder, is_in_or_equal, is_static_file
 from gradio_client.utils import is_file_obj_with_meta, is_http_url_like, traverse
@@ -111,13 +112,15 @@ async def _unfit(request: Request, error: Exception) -> JSONResponse:
 
 
 # What Gradio's server is made with. It raises KeyError for numbers and names of
-# functions that are not there, TypeError for an upload without a file's name.
+# functions that are not there, TypeError for an upload without a file's name. And it
+# would repeat a body without what is asked for, in which it may fail.
 SERVER = {
     "middleware": [Middleware(Bounded), Middleware(Listening)],
     "exception_handlers": {
         FnIndexInferError: _unknown,
         KeyError: _unknown,
         TypeError: _unfit,
+        RequestValidationError: _unfit,
     },
 }
 

@@ -66,7 +66,7 @@ def build(engines: Models, tab: gr.Tab, probe: Probe, switched: Callable) -> Non
     def within(path: str | None, view: Any, event: gr.EventData) -> dict:
         return gr.update(within=refusing(looked, engine_of(view), path, sent(event)))
 
-    inside.within(within, [probe.picture, probe.scope], inside, **MODEL, **quiet)
+    inside.enter(within, [probe.picture, probe.scope], inside, **MODEL, **quiet)
 
 
 class Inside(Widget):

@@ -5,7 +5,7 @@ const towerPixels = document.createElement("canvas"); // a pixel for each patch 
 const towerLook = { cell: null }; // layer and head that lie on the picture
 
 function askTower() {
-  if (state.value?.picture && state.value.known) trigger("within", { patch: state.patch });
+  if (state.value?.picture && state.value.known) trigger("enter", { patch: state.patch });
 }
 
 function showTower(within) {

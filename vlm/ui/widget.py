@@ -9,15 +9,18 @@ import gradio as gr
 
 
 class Widget(gr.HTML):
-    """An HTML component, quick to ask for what it does not have.
+    """An HTML component: what its script names in quotes is an event, or a property.
 
-    Gradio takes each name that the script has in quotes for an event's, and searches
-    the script anew whenever it asks for a name: 1,200 times to build this page, and
-    again for each visitor. Here it is searched once for each name.
+    Gradio takes all those names for events, so that what it sends of a changed
+    property had a listener in it, which only the page could do without. And it searches
+    the script anew whenever it asks for what a component does not have: 1,200 times to
+    build this page, and again for each visitor. Here it is searched once for each name.
     """
 
     def __getattr__(self, name: str) -> Any:
-        if not _quoted(name, self.__dict__.get("js_on_load") or ""):
+        own = self.__dict__
+        script, properties = own.get("js_on_load") or "", own.get("props") or ()
+        if name in properties or not _quoted(name, script):
             raise AttributeError(f"{type(self).__name__} has no {name}.")
         return super().__getattr__(name)
 

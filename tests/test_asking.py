@@ -18,9 +18,11 @@ from fake_engine import FakeEngine
 from PIL import Image
 
 import vlm
+from vlm.probes import prompt_attention, prompt_shares
 from vlm.ui import again, pictures
+from vlm.ui.answering import BLOCK
 from vlm.ui.asking import MAX_TOKENS, Ask, Settings, asked_for, views
-from vlm.ui.store import Store
+from vlm.ui.store import Store, pack, unpack
 
 ASSETS = Path(__file__).parents[1] / "assets"
 PENGUINS = str(ASSETS / "examples" / "penguins.webp")
@@ -54,6 +56,25 @@ def follow(engine: Any, store: Store, wanted: again.Again) -> list[dict]:
 
 
 # --- settings ------------------------------------------------------------------------
+
+
+def test_every_token_of_a_long_prompt_has_its_maps(tiny, store):
+    """They come in blocks, and are those of each token by itself."""
+    prompt = "caption " + " ".join("abcdefghij" * (BLOCK // 4))
+    run = last(tiny, store, prompt, settings={"max_tokens": 1})["run"]
+    trace, image = vlm.Trace(), pictures.read(PENGUINS)
+    list(tiny.stream(image, prompt, max_tokens=1, tap=trace))
+    count = trace.where.prompt
+    assert count > 2 * BLOCK + 1
+    entries = store.get(run).entries
+    found = {at: entries[f"p{at}"].maps for at in range(1, count)}
+    assert len(entries) == len(found) + 1
+    for at in found:
+        maps = prompt_attention(trace, at).numpy()
+        alone = pack(maps, prompt_shares(trace, at).numpy())
+        for told, known in zip(*(unpack(e, maps.shape) for e in (found[at], alone))):
+            # One level of 255 at most, which are those of the square root.
+            np.testing.assert_allclose(told**0.5, known**0.5, atol=1.01 / 255)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,11 @@ def test_rows_of_the_prompt_are_the_oracles_and_come_on_demand(both: Pair) -> No
     for position in range(trace.where.prompt):
         row = theirs[:, :, trace.where.image + position, :prefix]
         close(trace.prompt_row(position), row)
+    some = theirs[:, :, trace.where.image + 1 : prefix, :prefix]
+    close(trace.prompt_rows(range(1, trace.where.prompt)), some.movedim(2, 0))
+    for none in (range(2, 2), range(1, trace.where.prompt + 1), range(-1, 1)):
+        with pytest.raises(ValueError, match="was asked for"):
+            trace.prompt_rows(none)
 
 
 def test_maps_are_the_image_part_patch_by_patch(both: Pair) -> None:

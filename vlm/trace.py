@@ -93,15 +93,22 @@ class Trace(Tap):
         Raises:
             ValueError: the prompt has no such token, or nothing has run.
         """
+        return self.prompt_rows(range(position, position + 1))[0]
+
+    def prompt_rows(self, positions: range) -> Tensor:
+        """The same for some that follow each other, float32 [tokens, L, N, prefix]."""
         count = self.where.prompt if self.where else 0
-        if not 0 <= position < count:
-            raise ValueError(f"prompt token {position} of {count} was asked for")
-        at = self.where.image + position
+        if not 0 <= positions.start < positions.stop <= count:
+            asked = ", ".join(map(str, positions)) or "none"
+            raise ValueError(f"prompt token {asked} of {count} was asked for")
+        first, stop = (
+            self.where.image + at for at in (positions.start, positions.stop)
+        )
         rows = [
-            self.passes["decoder", layer](slice(at, at + 1))[0, :, 0]
+            self.passes["decoder", layer](slice(first, stop))[0]
             for layer in self.layers
         ]
-        return torch.stack(rows)[..., : self.where.prefix].cpu()
+        return torch.stack(rows)[..., : self.where.prefix].movedim(2, 0).cpu()
 
 
 class ImageShare(Tap):

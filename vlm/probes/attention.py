@@ -49,12 +49,19 @@ def attention_shares(trace: Trace, index: int) -> Tensor:
     Returns:
         float32 [layers, heads, 4] over image, bos, prompt, answer; sums to one.
     """
-    return _shares(trace.answer_row(index), trace.where)
+    return shares(trace.answer_row(index), trace.where)
 
 
 def prompt_shares(trace: Trace, position: int) -> Tensor:
     """The same for prompt token `position`."""
-    return _shares(trace.prompt_row(position), trace.where)
+    return shares(trace.prompt_row(position), trace.where)
+
+
+def shares(rows: Tensor, layout: Layout) -> Tensor:
+    """Rows [..., S] over image, bos, prompt and answer, [..., 4]."""
+    ends = (0, layout.image, layout.image + 1, layout.prefix, rows.shape[-1])
+    parts = [rows[..., a:b].sum(-1) for a, b in zip(ends, ends[1:])]
+    return torch.stack(parts, dim=-1)
 
 
 def region_balance(trace: Trace, index: int) -> Tensor:
@@ -123,9 +130,3 @@ def head_of_largest_variance(maps: Tensor) -> Tensor:
 
 def _grid(trace: Trace) -> int | None:
     return trace.where.grid if trace.where else None
-
-
-def _shares(rows: Tensor, layout: Layout) -> Tensor:
-    ends = (0, layout.image, layout.image + 1, layout.prefix, rows.shape[-1])
-    parts = [rows[..., a:b].sum(-1) for a, b in zip(ends, ends[1:])]
-    return torch.stack(parts, dim=-1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import log
 from typing import Any
@@ -19,6 +19,8 @@ import numpy as np
 from PIL import Image
 
 import vlm
+from vlm.probes.attention import shares
+from vlm.tap import Layout
 from vlm.ui import view
 from vlm.ui.store import Entry, pack
 from vlm.ui.zero import on_gpu
@@ -26,6 +28,7 @@ from vlm.ui.zero import on_gpu
 Pictures = Image.Image | list[Image.Image]
 
 PAUSE = 0.08  # seconds between two views; a slow browser could not follow more
+BLOCK = 16  # tokens of a prompt whose maps are in memory at a time
 
 
 def listed(image: Pictures) -> list[Image.Image]:
@@ -89,11 +92,10 @@ class Said:
 
 
 def _try(engine: Any, image: Pictures, ask: Any, sampler: _Heard) -> Iterator[Said]:
-    trace, steps = vlm.Trace(), []
+    trace, steps, tokens = vlm.Trace(), [], []
     count, first_size = len(listed(image)), listed(image)[0].size
     prompt = len(engine.ids(ask.prompt)) - 1  # without <bos>
-    now = {"text": "", "tokens": [], "forced": 0}
-    began = shown = time.perf_counter()
+    began = clock = shown = time.perf_counter()
     limit = int(ask.settings.max_tokens)
     stream = engine.stream(
         image,
@@ -105,33 +107,42 @@ def _try(engine: Any, image: Pictures, ask: Any, sampler: _Heard) -> Iterator[Sa
         tap=trace,
     )
     first = None
+
+    def so_far() -> dict[str, Any]:
+        said = {
+            "text": "".join(step.text for step in steps),
+            "tokens": [*tokens],
+            "forced": trace.where.forced,
+        }
+        if not steps:
+            return said
+        # An answer does not say in which picture: its boxes lie on the first.
+        found = vlm.objects(steps, first_size, masks=engine.masks)
+        # Those of the forced start cost nothing.
+        done = len(steps) - trace.where.forced
+        return said | {
+            "objects": view.objects(found),
+            "timing": first and view.timing(first, clock - began, done),
+            "memory": view.memory(engine, prompt + len(steps), count),
+        }
+
     with contextlib.closing(stream):
         for step in stream:
             clock = time.perf_counter()
             steps.append(step)
-            forced = trace.where.forced
-            said = len(steps) - forced  # those of the forced start cost nothing
-            if said == 1:
+            tokens.append(view.token(engine, step))
+            if len(steps) == trace.where.forced + 1:
                 first = clock - began
-            # An answer does not say in which picture: its boxes lie on the first.
-            found = vlm.objects(steps, first_size, masks=engine.masks)
-            now = {
-                "text": now["text"] + step.text,
-                "tokens": [*now["tokens"], view.token(engine, step)],
-                "objects": view.objects(found),
-                "forced": forced,
-                "timing": first and view.timing(first, clock - began, said),
-                "memory": view.memory(engine, prompt + len(steps), count),
-            }
             due = len(steps) == 1 or clock - shown >= PAUSE
-            yield Said({f"a{step.index}": _entry(trace, step)}, now if due else {})
+            yield Said({f"a{step.index}": _entry(trace, step)}, so_far() if due else {})
             if due:
                 shown = time.perf_counter()
             if len(steps) == 1:
-                yield Said(_of_prompt(trace, prompt))
+                yield from _of_prompt(trace, prompt)
         if not steps:
-            yield Said(_of_prompt(trace, prompt))
-    now = {**now, "cut": len(steps) - trace.where.forced == limit}
+            yield from _of_prompt(trace, prompt)
+    now = so_far()
+    now["cut"] = len(steps) - trace.where.forced == limit
     yield Said({}, now, round(_mean_log(now, sampler), 3))
 
 
@@ -141,25 +152,22 @@ def _entry(trace: Any, step: Any) -> Entry:
 
 
 def _attention(trace: Any, index: int) -> tuple[np.ndarray, np.ndarray]:
-    maps = _stacked(vlm.probes.image_attention, trace, index)
-    return maps, vlm.probes.attention_shares(trace, index).numpy()
+    return _looks(trace.answer_row(index), trace.where)
 
 
-def _stacked(attention: Callable[..., Any], trace: Any, at: int) -> np.ndarray:
-    """[layers, heads, images * rows, columns]."""
-    numbers = range(trace.where.images)
-    maps = [attention(trace, at, image=number).numpy() for number in numbers]
-    return np.concatenate(maps, axis=2)
-
-
-def _of_prompt(trace: Any, count: int) -> dict[str, Entry]:
+def _of_prompt(trace: Any, count: int) -> Iterator[Said]:
     # After the first token, so that it does not make the first token late.
-    entries = {}
-    for position in range(1, count + 1):  # 0 is <bos>
-        attention = _stacked(vlm.probes.prompt_attention, trace, position)
-        shares = vlm.probes.prompt_shares(trace, position).numpy()
-        entries[f"p{position}"] = Entry(pack(attention, shares))
-    return entries
+    for first in range(1, count + 1, BLOCK):  # 0 is <bos>
+        block = range(first, min(first + BLOCK, count + 1))
+        maps, parts = _looks(trace.prompt_rows(block), trace.where)
+        packed = map(pack, maps, parts)
+        yield Said({f"p{at}": Entry(each) for at, each in zip(block, packed)})
+
+
+def _looks(rows: Any, where: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [..., S] as maps [..., images * rows, columns] and as shares [..., 4]."""
+    maps = rows[..., : where.image].unflatten(-1, (-1, where.grid))
+    return maps.numpy(), shares(rows, where).numpy()
 
 
 class _Heard:

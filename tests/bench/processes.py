@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pictures", type=int, default=120)
+    parser.add_argument("--pictures", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=3)
     told = parser.parse_args()
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}

@@ -188,7 +188,7 @@ def test_the_open_menu_has_no_grave_finding(browser, theme):
     with serve(models) as site:
         for page in opened(site, browser, **size, color_scheme=theme):
             page.click("#header button.model")
-            expect(page.locator("#header li").first).to_be_visible(timeout=QUICK)
+            expect(page.locator("#header li").first).to_be_visible()
             found = {"open": grave(page)}
             for source, line in (("broken", ".error"), ("slow", ".loading")):
                 page.fill("#menu-text", source)
@@ -272,7 +272,7 @@ def tabs(page: Page) -> Iterator[str]:
     for tab in page.get_by_role("tab").all()[1:]:
         tab.click()
         shown = page.locator("[role=tabpanel]").filter(visible=True)
-        expect(shown.locator("h2").first).to_be_visible(timeout=QUICK)
+        expect(shown.locator("h2").first).to_be_visible()
         yield tab.inner_text()
 
 

@@ -204,7 +204,7 @@ def test_a_comparison_is_stopped_and_the_page_goes_on(site, page):
         else:
             page.keyboard.press("Escape")
         wait = page.locator("#difference .wait")
-        expect(wait).to_contain_text("Stopped", timeout=QUICK)
+        expect(wait).to_contain_text("Stopped")
         expect(page.locator("#scope-a .state")).to_have_text("stopped")
         expect(page.locator("#compare [data-phase=running]")).to_have_count(0)
         deadline = time.monotonic() + PATIENT / 1000
@@ -278,7 +278,7 @@ def test_bad_prompts_give_a_message_and_the_page_goes_on(page):
         (CAPTION, "broken", "The model is broken"),
     ]:
         start(page, a, b)
-        expect(page.get_by_text(message).first).to_be_visible(timeout=QUICK)
+        expect(page.get_by_text(message).first).to_be_visible()
         expect(page.locator("#compare [data-phase=running]")).to_have_count(0)
         compare(page, CAPTION, DETECT)
 

@@ -12,7 +12,6 @@ from fake_engine import FakeEngine
 from pages import (
     EXAMPLES,
     PATIENT,
-    QUICK,
     answered,
     ask,
     heat,
@@ -158,8 +157,8 @@ def test_a_model_that_cannot_be_explained_says_so_and_the_page_goes_on(fake_page
     fake_page.click("#scope .chip[data-key=a0]")
     fake_page.click("#scope .why")
     words = fake_page.get_by_text("cannot be asked why").first
-    expect(words).to_be_visible(timeout=QUICK)
-    expect(fake_page.locator("#scope .why")).to_be_enabled(timeout=QUICK)
+    expect(words).to_be_visible()
+    expect(fake_page.locator("#scope .why")).to_be_enabled()
     answered(fake_page, "caption en")
 
 

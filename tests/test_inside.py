@@ -426,7 +426,7 @@ def test_a_clicked_patch_shows_where_it_looks_in_every_layer_and_head(page, tiny
     side = grid.bounding_box()["width"]
     row, column = 3, 5
     grid.click(position={"x": (column + 0.5) * side / 8, "y": (row + 0.5) * side / 8})
-    expect(tower).to_be_visible(timeout=QUICK)
+    expect(tower).to_be_visible()
     expect(tower).to_contain_text("Where patch 29 looks")
     expect(tower).to_contain_text("Layer 4, head 0 lies on the picture.")
     assert grid.evaluate("canvas => canvas.toDataURL()") != before
@@ -473,7 +473,7 @@ def test_the_keyboard_asks_where_a_patch_looks(page):
     page.keyboard.press("ArrowUp")
     page.keyboard.press("Enter")
     tower = page.locator("#inside .tower")
-    expect(tower).to_contain_text("Where patch 28 looks", timeout=QUICK)
+    expect(tower).to_contain_text("Where patch 28 looks")
 
 
 @pytest.mark.parametrize("data", [None, [], {}, {"patch": "1"}, {"patch": True}])

@@ -326,7 +326,7 @@ def test_a_broken_link_gives_a_message_and_the_page_goes_on(elsewhere):
     for fragment in ("#ask=", "#ask=nonsense", "#ask=eJwlj"):
         elsewhere.evaluate("fragment => { location.hash = fragment; }", fragment)
         message = elsewhere.get_by_text("damaged or cut short")
-        expect(message).to_be_visible(timeout=QUICK)
+        expect(message).to_be_visible()
         elsewhere.get_by_test_id("toast-close").click()
         expect(message).to_have_count(0)
         answered(elsewhere, "caption en")
@@ -335,13 +335,13 @@ def test_a_broken_link_gives_a_message_and_the_page_goes_on(elsewhere):
 def test_a_link_that_unpacks_to_far_more_than_a_question_is_refused(elsewhere):
     follow(elsewhere, json.dumps(ASKED) + " " * 20_000_000)
     message = elsewhere.get_by_text("damaged or cut short").first
-    expect(message).to_be_visible(timeout=QUICK)
+    expect(message).to_be_visible()
 
 
 def test_a_link_to_a_model_that_is_not_here_says_who_answers(elsewhere):
     follow(elsewhere, json.dumps({**ASKED, "model": "<b>other</b>"}))
     message = elsewhere.get_by_text("Here fake answers").first
-    expect(message).to_be_visible(timeout=QUICK)
+    expect(message).to_be_visible()
     expect(message).to_contain_text("<b>other</b>")
     finished_run(elsewhere)
 
@@ -349,7 +349,7 @@ def test_a_link_to_a_model_that_is_not_here_says_who_answers(elsewhere):
 def test_markup_in_a_link_is_text_in_the_message(elsewhere):
     markup = "<img src=//192.0.2.1/x onerror=window.pwned=1>"
     follow(elsewhere, json.dumps({**ASKED, "settings": {"style": markup}}))
-    expect(elsewhere.get_by_text(markup).first).to_be_visible(timeout=QUICK)
+    expect(elsewhere.get_by_text(markup).first).to_be_visible()
     assert elsewhere.evaluate("window.pwned") is None
 
 
@@ -362,11 +362,11 @@ def test_history_survives_a_reload_and_asks_again(page, tmp_path):
     choose_picture(page, tmp_path / "mine.png")
     set_sampling(page)
     answered(page, "detect cat")
-    expect(summary).to_have_text("History (1)", timeout=QUICK)
+    expect(summary).to_have_text("History (1)")
     page.reload()
     page.wait_for_selector("#scope [data-mounted]", timeout=PATIENT)
     answered(page, "caption en")
-    expect(summary).to_have_text("History (2)", timeout=QUICK)
+    expect(summary).to_have_text("History (2)")
     summary.click()
     rows = page.locator("#history li")
     expect(rows.first).to_contain_text("caption en")
@@ -384,7 +384,7 @@ def test_history_is_removed_one_by_one_and_at_once(page):
     for prompt in ("caption en", "detect cat", "detect dog"):
         answered(page, prompt)
     summary, rows = page.locator("#history summary"), page.locator("#history li")
-    expect(summary).to_have_text("History (3)", timeout=QUICK)
+    expect(summary).to_have_text("History (3)")
     summary.click()
     page.get_by_label("Remove “detect cat” from the history").click()
     expect(rows).to_have_count(2)
@@ -398,7 +398,7 @@ def test_history_is_removed_one_by_one_and_at_once(page):
 
 def test_history_keeps_thirty(page):
     answered(page, "caption en")
-    expect(page.locator("#history summary")).to_have_text("History (1)", timeout=QUICK)
+    expect(page.locator("#history summary")).to_have_text("History (1)")
     page.evaluate("""async () => {
       const url = document.querySelector("#history img").src;
       for (let i = 0; i < 31; i++) {
@@ -409,7 +409,7 @@ def test_history_keeps_thirty(page):
     }""")
     summary, rows = page.locator("#history summary"), page.locator("#history li")
     summary.click()
-    expect(rows.first).to_contain_text("caption 30", timeout=QUICK)
+    expect(rows.first).to_contain_text("caption 30")
     expect(rows).to_have_count(30)
     expect(summary).to_have_text("History (30)")
 
@@ -432,9 +432,9 @@ def test_a_stopped_run_is_not_in_the_history(page):
     ask(page, "caption forever")
     page.wait_for_selector("#scope .chip[data-key=a5]", timeout=QUICK)
     page.click("#stop", force=True)
-    expect(page.locator("#scope .state")).to_have_text("stopped", timeout=QUICK)
+    expect(page.locator("#scope .state")).to_have_text("stopped")
     answered(page, "caption en")
-    expect(page.locator("#history summary")).to_have_text("History (1)", timeout=QUICK)
+    expect(page.locator("#history summary")).to_have_text("History (1)")
 
 
 def test_a_stopped_run_can_be_taken_away(page, tmp_path):
@@ -442,7 +442,7 @@ def test_a_stopped_run_can_be_taken_away(page, tmp_path):
     page.wait_for_selector("#scope .chip[data-key=a5]", timeout=QUICK)
     expect(page.locator("#scope .save")).to_be_disabled()
     page.click("#stop", force=True)
-    expect(page.locator("#scope .state")).to_have_text("stopped", timeout=QUICK)
+    expect(page.locator("#scope .state")).to_have_text("stopped")
     shown = page.locator("#scope .chip.said").count()
     told = json.loads(saved(page, "json", tmp_path).read_text())
     # More may have been said than had come to the page.
@@ -465,7 +465,7 @@ def copied(page: Page) -> str:
     page.evaluate("navigator.clipboard.writeText('')")
     page.locator("#scope .save").click()
     page.locator("#scope [data-save=link]").click()
-    expect(page.locator("#scope .told")).to_be_visible(timeout=QUICK)
+    expect(page.locator("#scope .told")).to_be_visible()
     return page.evaluate("navigator.clipboard.readText()")
 
 
@@ -477,9 +477,9 @@ def follow(page: Page, asked: str) -> None:
 
 def choose_picture(page: Page, file: Path) -> None:
     page.get_by_label("Remove Image").click()
-    expect(page.locator("#scope .invite")).to_be_visible(timeout=QUICK)
+    expect(page.locator("#scope .invite")).to_be_visible()
     page.locator("#picture input[type=file]").set_input_files(file)
-    expect(page.locator("#scope .invite")).to_be_hidden(timeout=QUICK)
+    expect(page.locator("#scope .invite")).to_be_hidden()
 
 
 def set_sampling(page: Page) -> None:

@@ -20,7 +20,6 @@ from gradio_client.exceptions import AppError
 from pages import (
     PATIENT,
     PICTURE,
-    QUICK,
     answered,
     ask,
     heat,
@@ -35,7 +34,6 @@ from vlm.ui import header
 from vlm.ui.models import Models
 
 TINY = Path(__file__).parents[1] / "assets" / "tiny"
-expect.set_options(timeout=QUICK)  # milliseconds; a shared machine may be slow
 FACTS = "2 layers × 3 heads · cpu · float32"
 
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from fake_engine import FakeEngine
 from gradio.utils import get_upload_folder
-from pages import EXAMPLES, PATIENT, QUICK, answered, opened, serve
+from pages import EXAMPLES, PATIENT, answered, opened, serve
 from PIL import Image
 from playwright.sync_api import Page, expect
 from test_axe import grave
@@ -125,18 +125,18 @@ def test_one_picture_looks_as_it_did_and_more_stand_beneath_it(page) -> None:
     add(page, MEADOW, KITCHEN, count=2)
     expect(page.locator("#more .count")).to_contain_text("2 more, in this order")
     expect(page.locator("#more .advice")).to_contain_text("answers poorly")
-    expect(page.locator("#scope .reel button")).to_have_count(3, timeout=QUICK)
+    expect(page.locator("#scope .reel button")).to_have_count(3)
     assert grave(page) == []
     page.get_by_role("button", name="Remove picture 2").click()
     expect(page.locator("#more li")).to_have_count(1)
     expect(page.locator("#more .say")).to_have_text("Picture 2 is removed.")
-    expect(page.locator("#scope .reel button")).to_have_count(2, timeout=QUICK)
+    expect(page.locator("#scope .reel button")).to_have_count(2)
     add(page, KITCHEN, count=2)
     page.get_by_label("Remove Image").click()
-    expect(page.locator("#more li")).to_have_count(1, timeout=QUICK)
-    expect(page.locator("#scope .reel button")).to_have_count(2, timeout=QUICK)
+    expect(page.locator("#more li")).to_have_count(1)
+    expect(page.locator("#scope .reel button")).to_have_count(2)
     page.get_by_role("button", name="Only the first").click()
-    expect(page.locator("#scope .reel")).to_be_hidden(timeout=QUICK)
+    expect(page.locator("#scope .reel")).to_be_hidden()
     assert page.locator("#more").bounding_box()["height"] < 40
 
 
@@ -213,13 +213,13 @@ def test_an_animation_is_asked_about_in_frames(page, tmp_path) -> None:
     expect(page.locator("#more .say")).to_have_text(
         "8 frames, spread evenly over the clip."
     )
-    expect(page.locator("#scope .reel button")).to_have_count(8, timeout=QUICK)
+    expect(page.locator("#scope .reel button")).to_have_count(8)
     answered(page, "caption en")
     expect(page.locator("#scope .reel button")).to_have_count(8)
     # An example is about one picture.
     page.click("#examples button >> nth=0")
-    expect(page.locator("#more li")).to_have_count(0, timeout=QUICK)
-    expect(page.locator("#scope .reel")).to_be_hidden(timeout=QUICK)
+    expect(page.locator("#more li")).to_have_count(0)
+    expect(page.locator("#scope .reel")).to_be_hidden()
 
 
 def test_a_video_is_asked_about_in_frames_that_the_browser_takes(page) -> None:

@@ -199,7 +199,7 @@ def test_bad_prompts_give_a_message_and_the_page_goes_on(page):
         ("broken", "The model is broken"),
     ]:
         ask(page, prompt)
-        expect(page.get_by_text(message).first).to_be_visible(timeout=QUICK)
+        expect(page.get_by_text(message).first).to_be_visible()
         answered(page, "caption en")
 
 

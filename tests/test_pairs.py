@@ -15,7 +15,7 @@ import pytest
 from fake_engine import FakeEngine
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from pages import EXAMPLES, PATIENT, QUICK, opened, serve
+from pages import EXAMPLES, PATIENT, opened, serve
 from PIL import Image
 from playwright.sync_api import Page, expect
 from test_axe import CONTROLS, SHIFTS, SMALL, grave
@@ -223,7 +223,7 @@ def test_pictures_come_from_examples_and_files_and_go_one_by_one(page, tmp_path)
     page.get_by_role("button", name="Add harbour").click()
     Image.new("RGB", (60, 40), "teal").save(tmp_path / "teal.png")
     page.set_input_files("#album input[type=file]", tmp_path / "teal.png")
-    expect(page.locator("#album .say")).to_have_text("teal: added.", timeout=QUICK)
+    expect(page.locator("#album .say")).to_have_text("teal: added.")
     names = [image.get_attribute("alt") for image in chosen.all()]
     assert [name.split(": ")[1] for name in names] == [
         "penguins",
@@ -250,7 +250,7 @@ def test_dropped_pictures_are_taken_as_long_as_there_is_room(page, tmp_path):
         }""",
         [data, 7],
     )
-    expect(page.locator("#album .chosen img")).to_have_count(8, timeout=QUICK)
+    expect(page.locator("#album .chosen img")).to_have_count(8)
     expect(page.locator("#album .say")).to_contain_text("2 more had no room.")
     expect(page.locator("#album .add")).to_have_count(0)
     expect(page.get_by_role("button", name="Add harbour")).to_be_disabled()
@@ -280,7 +280,7 @@ def test_text_is_never_markup(page):
 def test_bad_texts_give_a_message_and_the_page_goes_on(page, texts, message):
     page.fill("#texts textarea", texts)
     page.click("#pairs-run")
-    expect(page.get_by_text(message).first).to_be_visible(timeout=QUICK)
+    expect(page.get_by_text(message).first).to_be_visible()
     expect(page.locator("#matrix [data-phase=done]")).to_have_count(1)
     matched(page, ["a cat"])
 
@@ -288,10 +288,10 @@ def test_bad_texts_give_a_message_and_the_page_goes_on(page, texts, message):
 def test_a_text_file_is_no_picture_and_the_page_goes_on(page, tmp_path):
     (tmp_path / "notes.png").write_text("no picture at all")
     page.set_input_files("#album input[type=file]", tmp_path / "notes.png")
-    expect(page.locator("#album .say")).to_have_text("notes: added.", timeout=QUICK)
+    expect(page.locator("#album .say")).to_have_text("notes: added.")
     page.click("#pairs-run")
     message = page.get_by_text("Picture 4: This file is not a picture").first
-    expect(message).to_be_visible(timeout=QUICK)
+    expect(message).to_be_visible()
     page.get_by_role("button", name="Remove picture 4: notes").click()
     matched(page, ["a cat"])
 
@@ -307,7 +307,7 @@ def test_a_pair_that_fails_leaves_no_wait_behind(browser):
                 timeout=PATIENT
             )
             state = page.locator("#matrix .state")
-            expect(state).to_contain_text("no figures", timeout=QUICK)
+            expect(state).to_contain_text("no figures")
 
 
 def test_logits_of_any_size_are_probabilities(pair, browser):

@@ -166,7 +166,7 @@ def draw(page: Page, style: str) -> None:
     """Choose how the next token is drawn."""
     page.locator("#sampling").get_by_test_id(f"{style}-radio-label").click()
     radio = page.get_by_role("radio", name=style, exact=True)
-    expect(radio).to_be_checked(timeout=QUICK)
+    expect(radio).to_be_checked()
 
 
 def test_only_what_matters_for_a_style_is_shown(page):
@@ -202,7 +202,7 @@ def test_settings_that_are_brought_back_are_told_by_the_closed_label(page):
     draw(page, "Top-k")
     expect(summary).to_contain_text("top-k 40")
     answered(page, "detect cat")
-    expect(page.locator("#history summary")).to_have_text("History (1)", timeout=QUICK)
+    expect(page.locator("#history summary")).to_have_text("History (1)")
     page.reload()
     page.wait_for_selector("#scope [data-mounted]", timeout=PATIENT)
     expect(summary).to_contain_text("greedy")
@@ -469,7 +469,7 @@ def test_a_mask_that_cannot_be_is_told_and_the_paint_stays(page):
     drag(page, (0.3, 0.3), (0.7, 0.4))
     as_mask(page).click()
     told = page.get_by_text("ask to detect or segment something first").first
-    expect(told).to_be_visible(timeout=QUICK)
+    expect(told).to_be_visible()
     page.get_by_role("button", name="Ask again").click()
     ready(page, before)
     answered(page, "detect cat")
@@ -477,7 +477,7 @@ def test_a_mask_that_cannot_be_is_told_and_the_paint_stays(page):
     drag(page, (0.3, 0.3), (0.7, 0.4))
     as_mask(page).click()
     told = page.get_by_text("fake came without an encoder of masks").first
-    expect(told).to_be_visible(timeout=QUICK)
+    expect(told).to_be_visible()
     expect(prompt_of(page)).to_have_value("detect cat")
 
 
@@ -572,7 +572,7 @@ def test_every_way_to_ask_can_be_stopped(site, page, stop, monkeypatch):
             page.click("#stop", force=True)  # a busy page is never quite still
         else:
             page.keyboard.press("Escape")
-        expect(page.locator("#scope .state")).to_have_text("stopped", timeout=QUICK)
+        expect(page.locator("#scope .state")).to_have_text("stopped")
         monkeypatch.undo()
         deadline = time.monotonic() + PATIENT / 1000
         while site.engine.live and time.monotonic() < deadline:
@@ -604,7 +604,7 @@ def test_every_way_to_ask_tells_when_it_fails(site, page, monkeypatch):
         monkeypatch.setattr(site.engine, "stream", broken)
         begin(page)
         told = page.get_by_text(f"broken by {begin.__name__}").first
-        expect(told).to_be_visible(timeout=QUICK)
+        expect(told).to_be_visible()
         monkeypatch.undo()
     answered(page, "detect cat")
 

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from bench.running import App, Call, Question
 from fake_engine import SENTENCE, FakeEngine
-from pages import PATIENT, PICTURE, QUICK, answered, ask, opened, serve
+from pages import PATIENT, PICTURE, answered, ask, opened, serve
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -394,11 +394,11 @@ def test_the_page_tells_the_place_in_the_queue_and_escape_leaves_it(app, engine,
     comes(app, "caption de")
     ask(page, "caption gone")
     words = "waiting: 1 question comes before yours"
-    expect(state).to_have_text(words, timeout=QUICK)
+    expect(state).to_have_text(words)
     expect(page.locator("#scope .say")).to_have_text(words)
     expect(scope).to_have_attribute("data-busy", "true")
     page.keyboard.press("Escape")
-    expect(state).not_to_contain_text("waiting", timeout=QUICK)
+    expect(state).not_to_contain_text("waiting")
     expect(scope).not_to_have_attribute("data-busy", "true")
     long.leave.set()
     answered(page, "caption en")
@@ -411,7 +411,7 @@ def test_what_waits_is_not_answered_when_its_visitor_asks_anew(app, engine, page
     words = "waiting: 1 question comes before yours"
     for number in range(4):
         ask(page, f"markup number{number}")
-        expect(page.locator("#scope .state")).to_have_text(words, timeout=QUICK)
+        expect(page.locator("#scope .state")).to_have_text(words)
         page.wait_for_timeout(400)  # a while: it is not told at once
     long.leave.set()
     chips = page.locator("#scope [data-phase=done] .tokens")

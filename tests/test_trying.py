@@ -13,7 +13,6 @@ from fake_engine import FakeEngine
 from pages import (
     EXAMPLES,
     PATIENT,
-    QUICK,
     answered,
     ask,
     delay,
@@ -87,7 +86,7 @@ def press(page: Page) -> None:
 
 
 def done(page: Page) -> None:
-    expect(page.locator("#scope .try")).to_be_disabled(timeout=QUICK)
+    expect(page.locator("#scope .try")).to_be_disabled()
     # What a test before it said last may come late, and looks like an end for a moment.
     ended = """() => {
       const { dataset } = document.querySelector("#scope .scope");
@@ -307,9 +306,9 @@ def test_one_sees_how_far_it_is_and_escape_ends_it(page):
     chosen(page, "faithfulness")
     page.click("#scope .try")
     button = page.locator("#scope .try")
-    expect(button).to_have_text(re.compile(r"^\d+ of 36$"), timeout=QUICK)
+    expect(button).to_have_text(re.compile(r"^\d+ of 36$"))
     page.keyboard.press("Escape")
-    expect(button).to_have_text("Test", timeout=QUICK)
+    expect(button).to_have_text("Test")
     expect(button).to_be_enabled()
     assert texts(page, "[data-chart=insertion] .of-random") == ["–"]
     chosen_chip = page.locator(f"#scope .chip[data-key=a{TOKEN}]")
@@ -323,9 +322,9 @@ def test_news_that_comes_late_does_not_undo_a_stop(page, monkeypatch):
     chosen(page, "faithfulness")
     button = page.locator("#scope .try")
     button.click()
-    expect(button).to_have_text(re.compile(r"^\d+ of 36$"), timeout=QUICK)
+    expect(button).to_have_text(re.compile(r"^\d+ of 36$"))
     page.keyboard.press("Escape")
-    expect(button).to_have_text("Test", timeout=QUICK)
+    expect(button).to_have_text("Test")
     page.wait_for_timeout(1000)  # what was on its way has come
     expect(button).to_have_text("Test")
     monkeypatch.undo()
@@ -410,8 +409,8 @@ def test_a_model_that_cannot_be_tested_says_so_and_the_page_goes_on(fake_page):
     fake_page.click("#scope .chip[data-key=a0]")
     fake_page.click("#scope .try")
     words = fake_page.get_by_text("cannot be asked why").first
-    expect(words).to_be_visible(timeout=QUICK)
-    expect(fake_page.locator("#scope .try")).to_be_enabled(timeout=QUICK)
+    expect(words).to_be_visible()
+    expect(fake_page.locator("#scope .try")).to_be_enabled()
     answered(fake_page, "caption en")
 
 

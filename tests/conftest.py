@@ -8,13 +8,14 @@ from browser import find_browser
 from engines import Pair, pair
 from hypothesis import settings
 from oracle import CASES, Case, case
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 # The same inputs in each run, however slow the machine; bench/hostile.py draws others.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 # The models here are so small that threads only wait for each other.
 torch.set_num_threads(1)
+expect.set_options(timeout=20_000)  # milliseconds; a shared machine may be slow
 
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:

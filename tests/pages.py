@@ -15,7 +15,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page
 
 from vlm.ui import page as pages
 from vlm.ui.listening import Listening
@@ -24,7 +24,6 @@ EXAMPLES = Path(__file__).parents[1] / "assets" / "examples"
 PICTURE = EXAMPLES / "meadow.webp"  # 640 x 480
 SIDE = 512  # pixels of the first example, which is square
 QUICK, PATIENT = 20_000, 40_000  # milliseconds; a shared machine may be slow
-expect.set_options(timeout=QUICK)
 
 
 @contextmanager

@@ -65,15 +65,21 @@ def opened(
     assert [url for url in requests if not url.startswith(local)] == []
 
 
-def delay(monkeypatch: pytest.MonkeyPatch, words: bytes, seconds: float) -> None:
-    """What is sent with these words in it comes so much later to whoever reads it."""
+def delay(
+    monkeypatch: pytest.MonkeyPatch, words: bytes, seconds: float, *, then: float = 0
+) -> None:
+    """What is sent with these words in it comes so much later to whoever reads it.
+
+    And the server goes on so much later, `then`, after it was sent.
+    """
     call = Listening.__call__
 
     async def slow(self, scope, receive, send):
         async def sent(message):
-            if words in message.get("body", b""):
-                await asyncio.sleep(seconds)
+            known = words in message.get("body", b"")
+            await asyncio.sleep(seconds * known)
             await send(message)
+            await asyncio.sleep(then * known)
 
         await call(self, scope, receive, sent)
 

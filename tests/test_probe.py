@@ -580,14 +580,17 @@ def test_every_way_to_ask_can_be_stopped(site, page, stop, monkeypatch):
         assert site.engine.live == 0, begin
 
 
-@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize(
+    ("pause", "how"),
+    [(0.03, (0.06, 0)), (0, (0.6, 0)), (0.03, (0, 0.6))],
+    ids=["the end is late", "all is there before it", "its reader hangs up early"],
+)
 def test_who_asks_while_the_stream_of_news_ends_is_answered(
-    site, page, monkeypatch, quick
+    site, page, monkeypatch, pause, how
 ):
-    """Also where the whole answer is there before the page has read of that end."""
-    if quick:
-        monkeypatch.setattr(site.engine, "delay", 0)
-    delay(monkeypatch, b'"close_stream"', 0.6 if quick else 0.06)
+    late, then = how
+    monkeypatch.setattr(site.engine, "delay", pause)
+    delay(monkeypatch, b'"close_stream"', late, then=then)
     answered(page, "caption en")
     # By a listener that puts it into a State, whose change starts the model at once.
     before = run_of(page)

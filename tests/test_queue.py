@@ -60,6 +60,7 @@ def site(folder) -> Iterator[SimpleNamespace]:
         small.setenv("GRADIO_TEMP_DIR", str(folder))
         small.setattr(pages, "QUEUE", QUEUE)
         small.setattr(pages, "SESSIONS", SESSIONS)
+        small.setattr(listening, "LATER", 1)
         with serve(Shared()) as served:
             yield served
 
@@ -269,25 +270,50 @@ def request(path: str, **queue: object) -> dict:
     }
 
 
-def test_the_last_of_several_streams_is_the_one_that_counts(monkeypatch):
+def test_a_stream_that_is_opened_when_all_is_told_waits_for_more(site, app):
+    call = app.ask(Question(PICTURE, "caption en"))
+    assert call.answer()["text"] == SENTENCE
+    stream = f"{site.url}/gradio_api/queue/data?session_hash={call.session}"
+    with httpx.stream("GET", stream, timeout=httpx.Timeout(SECONDS, read=1)) as told:
+        with pytest.raises(httpx.ReadTimeout):
+            next(told.iter_text())
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_the_last_of_several_streams_is_the_one_that_counts(monkeypatch, ended):
+    """Who was told all is forgotten a while after it, unless a stream is open again."""
     forgotten = []
     monkeypatch.setattr(
         listening, "forget", lambda queue, of, left: forgotten.append((of, left))
     )
+    monkeypatch.setattr(listening, "LATER", 0.05)
     scope = request("data")
+    last = {"body": listening.LAST if ended else b""}
 
-    async def served(_scope, end, _send):
+    async def served(_scope, end, send):
         await end.wait()
+        await send(last)
+
+    async def sent(_message):
+        await asyncio.sleep(0)
 
     async def streams():
-        first, second = asyncio.Event(), asyncio.Event()
+        ends = [asyncio.Event() for _ in range(3)]
         app = listening.Listening(served)
-        tasks = [asyncio.create_task(app(scope, e, None)) for e in (first, second)]
-        for end, task, so_far in zip((first, second), tasks, ([], [("a", True)])):
+        first, second = (asyncio.create_task(app(scope, e, sent)) for e in ends[:2])
+        for task, end in ((first, ends[0]), (second, ends[1])):
             await asyncio.sleep(0)
+            assert forgotten == []
             end.set()
             await task
-            assert forgotten == so_far
+        assert forgotten == ([] if ended else [("a", True)])
+        third = asyncio.create_task(app(scope, ends[2], sent))
+        await asyncio.sleep(0.1)
+        assert forgotten == ([] if ended else [("a", True)])
+        ends[2].set()
+        await third
+        await asyncio.sleep(0.1)
+        assert forgotten == ([("a", False)] if ended else 2 * [("a", True)])
 
     in_a_loop(streams())
 

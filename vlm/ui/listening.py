@@ -14,6 +14,9 @@ PAGE, CALL = "queue/data", "call/"  # the two kinds of streams, under Gradio's p
 ASKED = "queue/join"
 LAST = b'"close_stream"'  # in what a page's stream ends with
 READ = 0.1  # seconds, in which a browser has read what it was told
+# Seconds. A reply that comes after its news opens one more stream; of a session that is
+# forgotten Gradio says that there is none, and the page would then wait in vain.
+LATER = 60
 
 
 class Listening:
@@ -59,12 +62,20 @@ class Listening:
             self._streams[session] -= 1
             if not self._streams[session]:
                 del self._streams[session]
-                forget(queue, session, left=not ended)
+                if ended:
+                    loop = asyncio.get_running_loop()
+                    loop.call_later(LATER, self._forget_told, queue, session)
+                else:
+                    forget(queue, session, left=True)
 
     def _has_read(self, session: str) -> None:
         self._ending[session] -= 1
         if not self._ending[session]:
             del self._ending[session]
+
+    def _forget_told(self, queue: Queue, session: str) -> None:
+        if session not in self._streams:
+            forget(queue, session, left=False)
 
     def _after_the_end(self, scope: Any, send: Any) -> Any:
         async def replied(message: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,12 +28,12 @@ from playwright.sync_api import Page, expect
 import vlm
 from vlm.probes import METHODS, TRIALS, Asked, image_attention
 from vlm.probes.methods import recorded
-from vlm.ui import again
+from vlm.ui import again, trying
 from vlm.ui.asking import Ask, views
 from vlm.ui.explaining import explained
 from vlm.ui.scope import Scope
 from vlm.ui.store import Store
-from vlm.ui.trying import tried
+from vlm.ui.trying import passes, tried
 
 TINY = Path(__file__).parents[1] / "assets" / "tiny"
 PENGUINS = EXAMPLES / "penguins.webp"
@@ -302,8 +303,20 @@ def test_results_belong_to_a_token_a_choice_and_a_map(page):
     expect(page.locator("#scope .tells")).to_contain_text("Choose a token")
 
 
-def test_one_sees_how_far_it_is_and_escape_ends_it(page):
+def take_long(monkeypatch) -> None:
+    """Of a test's passes each one, so that it still runs when it is to be ended."""
+
+    def slow(*given, **options):
+        for news in passes(*given, **options):
+            time.sleep(0.2)
+            yield news
+
+    monkeypatch.setattr(trying, "passes", slow)
+
+
+def test_one_sees_how_far_it_is_and_escape_ends_it(page, monkeypatch):
     chosen(page, "faithfulness")
+    take_long(monkeypatch)
     page.click("#scope .try")
     button = page.locator("#scope .try")
     expect(button).to_have_text(re.compile(r"^\d+ of 36$"))
@@ -313,6 +326,7 @@ def test_one_sees_how_far_it_is_and_escape_ends_it(page):
     assert texts(page, "[data-chart=insertion] .of-random") == ["–"]
     chosen_chip = page.locator(f"#scope .chip[data-key=a{TOKEN}]")
     expect(chosen_chip).to_have_attribute("aria-selected", "true")
+    monkeypatch.undo()
     press(page)
     assert texts(page, "[data-chart=insertion] .of-random") != ["–"]
 
@@ -320,6 +334,7 @@ def test_one_sees_how_far_it_is_and_escape_ends_it(page):
 def test_news_that_comes_late_does_not_undo_a_stop(page, monkeypatch):
     delay(monkeypatch, b'"process_generating"', 0.3)
     chosen(page, "faithfulness")
+    take_long(monkeypatch)
     button = page.locator("#scope .try")
     button.click()
     expect(button).to_have_text(re.compile(r"^\d+ of 36$"))
@@ -331,8 +346,9 @@ def test_news_that_comes_late_does_not_undo_a_stop(page, monkeypatch):
     press(page)
 
 
-def test_a_question_ends_the_test_and_an_explanation_does(page):
+def test_a_question_ends_the_test_and_an_explanation_does(page, monkeypatch):
     chosen(page, "faithfulness")
+    take_long(monkeypatch)
     page.click("#scope .try")
     running = re.compile(r"^\d+ of 36$")
     expect(page.locator("#scope .try")).to_have_text(running, timeout=PATIENT)
@@ -346,6 +362,7 @@ def test_a_question_ends_the_test_and_an_explanation_does(page):
     ready(page, before)
     page.click("#scope .chip[data-key=a1]")
     assert set(texts(page, ".of-heat")) == {"–"}
+    monkeypatch.undo()
     press(page)
 
 

@@ -6,8 +6,9 @@ Each asks the running app a question, listens for a random time, up to the lengt
 answer and a half, and breaks the connection; several do so at once, so that some still
 wait in the queue. After every hundredth: are only the caches left that are kept on
 purpose, how large is the app, and is the next answer right? The slope of the memory is
-that after the first 300, in which what is bounded fills. Ends with 1 if a cache is left
-over, an answer is wrong, or the memory grows by 1 MB per 100 or more.
+that after the first 300, in which what is bounded fills: the app keeps 100 runs here,
+not 1,000. Ends with 1 if a cache is left over, an answer is wrong, or the memory grows
+by 1 MB per 100 or more.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     told = parser.parse_args()
-    with running() as app:
+    with running("--kept", "60") as app:
         figures, well = measure(app, told.count, told.at_once, told.seed)
     print(table(f"{told.count} disconnects, the embedded checkpoint", figures))
     sys.exit(not well)

@@ -4,12 +4,12 @@
 
 Each user of the running app uploads a picture that nobody has sent before and asks a
 short question. What the app keeps for an hour (files that were sent, pictures that were
-shown) it keeps for `--kept` seconds here, and of what the model has computed for such a
-picture 16 MiB in place of 256, so that both are seen to go. Prints a Markdown table of
-what the app's memory and its temporary folder did. The slope is that after the first
-fifth, in which the stores that are bounded in bytes fill. Ends with 1 if an answer is
-missing, the folder holds more than was sent in three such times, or the memory grows by
-1 MB per 100 runs or more.
+shown) it keeps for `--kept` seconds here, 100 runs in place of 1,000, and of what the
+model has computed for such a picture 16 MiB in place of 256, so that all are seen to
+go. Prints a Markdown table of what the app's memory and its temporary folder did. The
+slope is that after the first fifth, in which what is bounded fills. Ends with 1 if an
+answer is missing, the folder holds more than was sent in three such times, or the
+memory grows by 1 MB per 100 runs or more.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     told = parser.parse_args()
-    with running("--kept", "60") as app:
+    with running("--kept", "3600") as app:  # what was sent stays as it does
         figures, well = measure(app, told.count, told.at_once, told.seed)
     print(table(f"{told.count} disconnects, the embedded checkpoint", figures))
     sys.exit(not well)

@@ -23,7 +23,7 @@ from vlm.ui.listening import Listening
 EXAMPLES = Path(__file__).parents[1] / "assets" / "examples"
 PICTURE = EXAMPLES / "meadow.webp"  # 640 x 480
 SIDE = 512  # pixels of the first example, which is square
-QUICK, PATIENT = 20_000, 40_000  # milliseconds; a shared machine may be slow
+PATIENT = 40_000  # milliseconds; a shared machine may be slow
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from fake_engine import FakeEngine
-from pages import PATIENT, QUICK, answered, ask, opened, serve
+from pages import PATIENT, answered, ask, opened, serve
 from playwright.sync_api import Page, expect
 
 import vlm
@@ -229,7 +229,7 @@ def test_escape_stops_the_model_from_anywhere(site, page):
     for place in [*places, "#scope .stage canvas", "#scope .tokens"]:
         ask(page, "caption forever")
         running = "#scope [data-phase=running] .chip[data-key=a3]"
-        page.wait_for_selector(running, timeout=QUICK)
+        page.wait_for_selector(running)
         page.locator(place).first.focus()
         page.keyboard.press("Escape")
         stopped = page.locator("#scope [data-phase=stopped]")
@@ -238,7 +238,7 @@ def test_escape_stops_the_model_from_anywhere(site, page):
 
 def test_who_wants_no_motion_gets_none(still):
     ask(still, "caption forever")
-    still.wait_for_selector("#scope .chip[data-key=a3]", timeout=QUICK)
+    still.wait_for_selector("#scope .chip[data-key=a3]")
     moving = "document.getAnimations().filter((each) => each.playState === 'running')"
     assert still.evaluate(f"{moving}.map((each) => each.animationName)") == []
     ready = """[...document.querySelectorAll("*")].filter(

@@ -13,7 +13,7 @@ import pytest
 from fake_engine import SENTENCE, FakeEngine
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from pages import EXAMPLES, PATIENT, PICTURE, QUICK, opened, serve
+from pages import EXAMPLES, PATIENT, PICTURE, opened, serve
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -198,7 +198,7 @@ def test_a_comparison_is_stopped_and_the_page_goes_on(site, page):
     for how in ("button", "escape"):
         start(page, "caption forever", CAPTION)
         begun = "#scope-a [data-phase=running] .chip[data-key=a5]"
-        page.wait_for_selector(begun, timeout=QUICK)
+        page.wait_for_selector(begun)
         if how == "button":
             page.click("#compare-stop", force=True)
         else:
@@ -219,7 +219,7 @@ def test_a_preset_fills_in_both_questions_and_runs_them(site, page):
         forget(page)
         page.get_by_role("button", name="Two pictures").click()
         expect(page.locator("#prompt-a textarea")).to_have_value(CAPTION)
-        page.wait_for_selector("#picture-b img[src*=penguins]", timeout=QUICK)
+        page.wait_for_selector("#picture-b img[src*=penguins]")
         page.wait_for_selector("#difference [data-phase=done]", timeout=PATIENT)
         said = page.locator("#scope-b .chip.said")
         expect(said).to_have_count(len(SENTENCE.split()))
@@ -230,7 +230,7 @@ def test_what_is_compared_next_ends_the_comparison_that_is_running(site, page):
         forget(page)
         start(page, "caption forever", CAPTION)
         begun = "#scope-a [data-phase=running] .chip[data-key=a5]"
-        page.wait_for_selector(begun, timeout=QUICK)
+        page.wait_for_selector(begun)
         page.fill("#prompt-a textarea", CAPTION)
         whole = site.engine[0].whole
         page.get_by_role("button", name=name, exact=True).click()
@@ -305,10 +305,10 @@ def test_nothing_moves_while_tokens_stream(page):
         )
 
     start(page, DETECT, CAPTION)
-    page.wait_for_selector("#scope-a .chip[data-key=a1]", timeout=QUICK)
+    page.wait_for_selector("#scope-a .chip[data-key=a1]")
     before = places()
     for chip in ("#scope-a .chip[data-key=a11]", "#scope-b .chip[data-key=a5]"):
-        page.wait_for_selector(chip, timeout=QUICK)
+        page.wait_for_selector(chip)
         # All but the panel's height stays; the panel is last and grows at the end.
         assert [place[:3] for place in places()] == [place[:3] for place in before]
     page.wait_for_selector("#difference [data-phase=done]", timeout=PATIENT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from pages import (
     PATIENT,
     answered,
     ask,
+    delay,
     heat,
     opened,
     ready,
@@ -25,6 +27,7 @@ from playwright.sync_api import Page, expect
 
 import vlm
 from vlm.probes import METHODS, Asked
+from vlm.ui import explaining
 from vlm.ui.asking import Ask, views
 from vlm.ui.explaining import MAX_TOKENS, explained
 from vlm.ui.store import Store
@@ -149,6 +152,29 @@ def test_a_question_ends_the_explanation(page):
     ready(page, before)
     page.click("#scope .chip[data-key=a1]")
     expect(page.locator("#scope .ways button:enabled")).to_have_count(0)
+    explain(page)
+
+
+def test_news_that_comes_late_does_not_undo_the_stop_of_an_explanation(
+    page, monkeypatch
+):
+    def slow(*given):
+        for news in growing(*given):
+            time.sleep(0.3)
+            yield news
+
+    growing = explaining._growing
+    monkeypatch.setattr(explaining, "_growing", slow)
+    delay(monkeypatch, b'"process_generating"', 0.3)
+    answered(page, "detect fish")
+    page.click("#scope .chip[data-key=a0]")
+    page.click("#scope .why")
+    expect(page.locator("#scope .ways button:enabled").first).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#scope .why")).to_have_text("Explain")
+    page.wait_for_timeout(1000)  # what was on its way has come
+    expect(page.locator("#scope .why")).to_have_text("Explain")
+    monkeypatch.undo()
     explain(page)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from engines import Pair
 from fake_engine import FakeEngine
-from pages import EXAMPLES, PATIENT, PICTURE, QUICK, answered, opened, serve
+from pages import EXAMPLES, PATIENT, PICTURE, answered, opened, serve
 from PIL import Image
 from playwright.sync_api import Page, expect
 from safetensors import safe_open
@@ -387,7 +387,7 @@ def test_without_a_picture_the_tab_says_what_to_do_and_recovers(page):
     assert fact(page, "parameters") == "4,027,200"
     page.get_by_role("tab", name="Probe").click()
     page.locator("#picture input[type=file]").set_input_files(PICTURE)
-    page.wait_for_selector("#picture img[src*=meadow]", timeout=QUICK)
+    page.wait_for_selector("#picture img[src*=meadow]")
     look_inside(page)
     expect(page.locator("#inside .notice")).to_be_hidden()
     assert fact(page, "picture") == "640 × 480 pixels"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from fake_engine import FakeEngine
 from gradio.utils import get_upload_folder
-from pages import EXAMPLES, PATIENT, PICTURE, QUICK, answered, ask, heat, opened, serve
+from pages import EXAMPLES, PATIENT, PICTURE, answered, ask, heat, opened, serve
 from PIL import Image, ImageChops
 from playwright.sync_api import Page, expect
 
@@ -430,7 +430,7 @@ def test_history_is_off_where_the_browser_keeps_nothing(site, browser):
 
 def test_a_stopped_run_is_not_in_the_history(page):
     ask(page, "caption forever")
-    page.wait_for_selector("#scope .chip[data-key=a5]", timeout=QUICK)
+    page.wait_for_selector("#scope .chip[data-key=a5]")
     page.click("#stop", force=True)
     expect(page.locator("#scope .state")).to_have_text("stopped")
     answered(page, "caption en")
@@ -439,7 +439,7 @@ def test_a_stopped_run_is_not_in_the_history(page):
 
 def test_a_stopped_run_can_be_taken_away(page, tmp_path):
     ask(page, "caption forever")
-    page.wait_for_selector("#scope .chip[data-key=a5]", timeout=QUICK)
+    page.wait_for_selector("#scope .chip[data-key=a5]")
     expect(page.locator("#scope .save")).to_be_disabled()
     page.click("#stop", force=True)
     expect(page.locator("#scope .state")).to_have_text("stopped")
@@ -500,7 +500,7 @@ def finished_run(page: Page) -> None:
 
 def look_into(page: Page, file: Path) -> None:
     page.goto(file.as_uri())
-    page.wait_for_selector("#viewer .scope[data-ready]", timeout=QUICK)
+    page.wait_for_selector("#viewer .scope[data-ready]")
 
 
 def chips(page: Page) -> list[Any]:

@@ -18,7 +18,6 @@ from pages import (
     EXAMPLES,
     PATIENT,
     PICTURE,
-    QUICK,
     answered,
     ask,
     heat,
@@ -54,7 +53,7 @@ def test_an_uploaded_picture_is_answered_with_tokens_and_boxes(page, tmp_path):
     page.get_by_label("Remove Image").click()
     expect(page.locator("#scope .invite")).to_be_visible()
     page.locator("#picture input[type=file]").set_input_files(tmp_path / "mine.png")
-    page.wait_for_selector("#picture img[src*=mine]", timeout=QUICK)
+    page.wait_for_selector("#picture img[src*=mine]")
     page.evaluate("""() => {
       const list = document.querySelector("#scope .objects");
       const note = () => (window.seen = (window.seen || "") + list.textContent);
@@ -154,7 +153,7 @@ def test_stop_closes_the_generator(site, page):
     for how in ("button", "escape", "leave"):
         ask(page, "caption forever")
         running = "#scope [data-phase=running] .chip[data-key=a5]"
-        page.wait_for_selector(running, timeout=QUICK)
+        page.wait_for_selector(running)
         assert site.engine.live == 1
         if how == "button":
             page.click("#stop", force=True)  # a busy page is never quite still
@@ -175,7 +174,7 @@ def test_what_is_asked_at_once_after_a_stop_is_answered(page):
     for number in range(8):
         ask(page, "caption forever")
         running = "#scope [data-phase=running] .chip[data-key=a2]"
-        page.wait_for_selector(running, timeout=QUICK)
+        page.wait_for_selector(running)
         page.fill("#prompt textarea", f"markup number{number}")
         page.keyboard.press("Escape")
         page.wait_for_timeout(20 * number)  # before and after the stop is carried out

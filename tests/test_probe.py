@@ -15,7 +15,6 @@ from fake_engine import FakeEngine
 from pages import (
     EXAMPLES,
     PATIENT,
-    QUICK,
     answered,
     ask,
     delay,
@@ -551,7 +550,7 @@ def test_what_is_asked_next_ends_the_answer_that_is_running(site, page, monkeypa
         monkeypatch.setattr(site.engine, "delay", 0.3)
         first(page)
         running = "#scope [data-phase=running] .chip[data-key=a3]"
-        page.wait_for_selector(running, timeout=QUICK)
+        page.wait_for_selector(running)
         begun = page.locator("#scope .chip:not(.said)").all_inner_texts()
         monkeypatch.undo()
         whole = site.engine.whole
@@ -567,7 +566,7 @@ def test_every_way_to_ask_can_be_stopped(site, page, stop, monkeypatch):
         answered(page, "caption en")
         monkeypatch.setattr(site.engine, "delay", 0.5)
         begin(page)
-        page.wait_for_selector("#scope [data-phase=running]", timeout=QUICK)
+        page.wait_for_selector("#scope [data-phase=running]")
         if stop == "button":
             page.click("#stop", force=True)  # a busy page is never quite still
         else:

@@ -16,7 +16,7 @@ import gradio as gr
 import numpy as np
 import pytest
 from fake_engine import FakeEngine
-from pages import EXAMPLES, PATIENT, QUICK, SIDE, heat, opened, ready, spot
+from pages import EXAMPLES, PATIENT, SIDE, heat, opened, ready, spot
 from playwright.sync_api import Locator, Page, expect
 
 from vlm.ui import page as pages
@@ -198,7 +198,7 @@ def rounded(number: float) -> int:
 
 def until(page: Page, claim: Callable[[], Any]) -> None:
     """Wait for something that happens outside of the page."""
-    for _ in range(QUICK // 50):
+    for _ in range(PATIENT // 50):
         if claim():
             return
         page.wait_for_timeout(50)

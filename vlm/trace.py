@@ -101,13 +101,9 @@ class Trace(Tap):
         if not 0 <= positions.start < positions.stop <= count:
             asked = ", ".join(map(str, positions)) or "none"
             raise ValueError(f"prompt token {asked} of {count} was asked for")
-        first, stop = (
-            self.where.image + at for at in (positions.start, positions.stop)
-        )
-        rows = [
-            self.passes["decoder", layer](slice(first, stop))[0]
-            for layer in self.layers
-        ]
+        image = self.where.image
+        block = slice(image + positions.start, image + positions.stop)
+        rows = [self.passes["decoder", layer](block)[0] for layer in self.layers]
         return torch.stack(rows)[..., : self.where.prefix].movedim(2, 0).cpu()
 
 

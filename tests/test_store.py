@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import tracemalloc
 from pathlib import Path
 
 import pytest
 from fake_engine import FakeEngine
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vlm.ui import store
 from vlm.ui.asking import Ask, views
 from vlm.ui.store import Entry, Store
 
 PENGUINS = str(Path(__file__).parents[1] / "assets" / "examples" / "penguins.webp")
+
+
+@given(st.binary(max_size=40) | st.sampled_from([b"\xff" * n for n in range(9)]))
+def test_bytes_are_written_as_the_standard_library_writes_them_in_base_85(data):
+    assert store.base85(data) == base64.b85encode(data).decode()
 
 
 @pytest.fixture

@@ -1,6 +1,10 @@
 // Maps: fetch the attention of tokens once, then answer for any layer and head.
 // A key is "a3" for answer token 3 and "p2" for prompt token 2.
 
+const LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~";
+const VALUES = new Uint8Array(128); // of the letters
+for (let i = 0; i < 85; i++) VALUES[LETTERS.charCodeAt(i)] = i;
+
 const PREFETCH_BYTES = 8 * 2 ** 20;
 // In place of one head: the mean of all; of each patch the most that a head gave it;
 // or the head whose map varies most.
@@ -68,11 +72,21 @@ async function unpack(entry) {
 }
 
 async function inflated(text) {
-  const packed = atob(text);
-  const bytes = new Uint8Array(packed.length);
-  for (let i = 0; i < bytes.length; i++) bytes[i] = packed.charCodeAt(i);
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const stream = new Blob([fromBase85(text)]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+// Four bytes of five letters, RFC 1924's; of the last ones some may be left out.
+function fromBase85(text) {
+  const missing = (5 - (text.length % 5)) % 5;
+  const letters = text.padEnd(text.length + missing, "~");
+  const bytes = new DataView(new ArrayBuffer((letters.length / 5) * 4));
+  for (let i = 0, at = 0; i < letters.length; at += 4) {
+    let word = 0;
+    for (const end = i + 5; i < end; i++) word = word * 85 + VALUES[letters.charCodeAt(i)];
+    bytes.setUint32(at, word);
+  }
+  return new Uint8Array(bytes.buffer, 0, bytes.byteLength - missing);
 }
 
 const squared = (peak) => (level) => peak * (level / 255) ** 2;

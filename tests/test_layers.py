@@ -1,4 +1,4 @@
-"""Attention with a soft-cap is computed some rows at a time, and is the same."""
+"""Attention with a soft-cap some rows at a time is the same, and so is our GELU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vlm import layers
-from vlm.layers import attention, attention_weights
+from vlm.layers import attention, attention_weights, gelu
 
 
 @pytest.mark.parametrize("rows", [1, 3, 7, 100])
@@ -39,3 +39,13 @@ def test_a_few_rows_at_a_time_give_the_same_attention(monkeypatch, rows, gradien
         (theirs,) = torch.autograd.grad(expected, q, by)
         torch.testing.assert_close(torch.autograd.grad(ours, q, by)[0], theirs)
         assert max(seen) == min(rows, 7) and sum(seen) == 14  # once more, as few
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_gelu_is_that_of_float64_everywhere(gradient):
+    x = torch.cat([torch.linspace(-30, 30, 60_001), torch.tensor([-1e9, 1e9])])
+    wide = x.double()
+    half = (2 / torch.pi) ** 0.5 * (wide + 0.044715 * wide**3)
+    expected = (wide / 2 * (1 + half.tanh())).float()
+    x.requires_grad_(gradient)
+    torch.testing.assert_close(gelu(x).detach(), expected, rtol=2e-6, atol=1e-6)

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 import app
 import vlm
-from vlm import arithmetic, checkpoint, int8_file, int8_mlp, quantize
+from vlm import arithmetic, checkpoint, column_mlp, exact, int8_file, quantize
 from vlm.layers import MLP, GatedMLP
 from vlm.quantize import Int8Linear, linears, product, quantize_rows
 from vlm.tiny.vocabulary import train_vocabulary
@@ -136,18 +136,27 @@ def test_a_layer_has_its_bias_and_any_number_of_axes():
     assert torch.equal(layer(x)[1, 2, 3], layer(x[1:, 2:, 3:])[0, 0, 0])
 
 
+def in_int8(model: nn.Module) -> None:
+    rows = {name: quantize_rows(part.weight) for name, part in linears(model).items()}
+    quantize.swap(model, rows)
+
+
+def in_halves(model: nn.Module) -> None:
+    exact.swap(model.bfloat16())
+
+
 @pytest.mark.parametrize("rows", [1, 2, 300])
 @pytest.mark.parametrize(
     "mlp", [partial(GatedMLP, 48, 5000), partial(MLP, 48, 5000, "gelu_pytorch_tanh")]
 )
-def test_an_mlp_by_columns_is_what_its_layers_give_one_after_the_other(mlp, rows):
+@pytest.mark.parametrize("swapped", [in_int8, in_halves])
+def test_an_mlp_by_columns_is_what_its_layers_give_one_after_the_other(
+    mlp, rows, swapped
+):
     plain = mlp().requires_grad_(False)
     whole = nn.ModuleDict({"mlp": plain})
-    quantize.swap(
-        whole,
-        {name: quantize_rows(part.weight) for name, part in linears(whole).items()},
-    )
-    int8_mlp.swap(whole)
+    swapped(whole)
+    column_mlp.swap(whole)
     assert type(whole["mlp"]) is not type(plain)
     x = 3 * random(2 * rows, 48).view(2, rows, 48)
     expected = type(plain).forward(plain, x)  # the same layers, swapped

@@ -22,7 +22,7 @@ FLOORS = (
     "bpe framing mask_file picture_file snapshot video",
     "download",
     "checkpoint exact graphs grounding prefix quantize trace",
-    "answer int8_file int8_mlp metrics",
+    "answer column_mlp int8_file metrics",
     "arithmetic",
     "engine pair_checkpoint",
     "anatomy contrastive many probes",

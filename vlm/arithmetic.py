@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vlm import exact, int8_file, int8_mlp, quantize
+from vlm import column_mlp, exact, int8_file, quantize
 from vlm.paligemma import PaliGemma
 
 QUANTIZE = ("auto", "none", "int8")
@@ -55,11 +55,12 @@ def settle(
             )
         matrices = {k: part.weight for k, part in quantize.linears(model).items()}
         quantize.swap(model, int8_file.quantized(folder, matrices, progress))
-        int8_mlp.swap(model)
         exact.swap(model)
+        column_mlp.swap(model)
         return "int8"
     if alone_on_cpu and like.dtype in SHORT and not half_pays(like.dtype):
         exact.swap(model)
+        column_mlp.swap(model)
         return f"{SHORT[like.dtype]} weights, float32 arithmetic"
     return str(like.dtype).removeprefix("torch.")
 

@@ -8,6 +8,7 @@ Axes, here and in the whole package:
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -42,7 +43,7 @@ class GatedMLP(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.gate(x), approximate="tanh") * self.up(x))
+        return self.down(gelu(self.gate(x)) * self.up(x))
 
 
 class RMSNorm(nn.Module):
@@ -130,6 +131,18 @@ def weighted(weights: Tensor, v: Tensor) -> Tensor:
     return (grouped @ v[:, :, None]).flatten(1, 2)
 
 
+def gelu(x: Tensor) -> Tensor:
+    """x/2 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3) (arXiv:1606.08415).
+
+    That is x sigmoid(2u), for which a CPU takes a third of the time in float32.
+    """
+    if x.requires_grad or x.dtype != torch.float32 or x.device.type != "cpu":
+        return F.gelu(x, approximate="tanh")
+    slope = 2 * math.sqrt(2 / math.pi)
+    twice = torch.addcmul(x.new_tensor(slope), x, x, value=0.044715 * slope)
+    return twice.mul_(x).sigmoid_().mul_(x)
+
+
 def soft_cap(x: Tensor, cap: float) -> Tensor:
     """cap * tanh(x / cap): close to x near zero, never past the cap (Gemma 2)."""
     return cap * torch.tanh(x / cap)
@@ -163,13 +176,18 @@ def activation_named(name: str) -> nn.Module:
         ValueError: an unknown name.
     """
     known = {
-        "gelu_pytorch_tanh": nn.GELU(approximate="tanh"),
+        "gelu_pytorch_tanh": TanhGELU(),
         "gelu": nn.GELU(),
         "quick_gelu": QuickGELU(),
     }
     if name not in known:
         raise ValueError(f"activation {name!r} is unknown; known: {', '.join(known)}")
     return known[name]
+
+
+class TanhGELU(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return gelu(x)
 
 
 class QuickGELU(nn.Module):

@@ -46,6 +46,16 @@ class Int8Linear(nn.Module):
         out = act(x.flatten(0, -2), self.weight, self.scale).view(*x.shape[:-1], -1)
         return out if self.bias is None else out.add_(self.bias)
 
+    def received(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What `columns` needs of x [M, K]."""
+        return quantize_rows(x)
+
+    def columns(self, received: tuple[Tensor, Tensor], part: slice) -> Tensor:
+        """Some columns of what the layer makes of the rows that came in."""
+        rows, sizes = received
+        out = sums(rows, self.weight[part]).mul_(self.scale[part].T).mul_(sizes)
+        return out if self.bias is None else out.add_(self.bias[part])
+
 
 def linears(model: nn.Module) -> dict[str, nn.Linear]:
     """The layers that `swap` swaps, by name."""

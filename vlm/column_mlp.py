@@ -17,6 +17,9 @@ from vlm.exact import HalfLinear
 from vlm.layers import MLP, GatedMLP, gelu
 from vlm.quantize import Int8Linear
 
+# Numbers between rows of hidden states: those that begin a power of two apart would
+# push each other out of the cache.
+APART = 16
 COLUMNS = 1024  # of hidden states at a time; with 300 rows they take 1 MB
 
 
@@ -61,7 +64,8 @@ def _by_columns(mlp: ColumnMLP | ColumnGatedMLP, x: Tensor) -> Tensor:
     """What the MLP makes of x. A single row is little: it takes all columns at once."""
     rows = x.flatten(0, -2)
     received = mlp.up.received(rows)
-    hidden = rows.new_empty(len(rows), len(mlp.up.weight))
+    width = len(mlp.up.weight)
+    hidden = rows.new_empty(len(rows), width + APART)[:, :width]
     count = hidden.shape[1] if len(rows) == 1 else COLUMNS
     for start in range(0, hidden.shape[1], count):
         part = slice(start, start + count)

@@ -114,8 +114,10 @@ def attention_weights(
     Returns:
         float32 [B, N, rows, S].
     """
-    q = q[:, :, rows].unflatten(1, (k.shape[1], -1))  # [B, K, G, rows, H]
-    scores = (q @ k[:, :, None].transpose(-1, -2)).flatten(1, 2) * scale
+    q = q[:, :, rows]
+    # Heads that share keys are further rows of one product, so no key is copied.
+    scores = _by_kv_head(q, k) @ k.transpose(-1, -2) * scale
+    scores = scores.view(*q.shape[:3], -1)
     if softcap is not None:
         scores = soft_cap(scores, softcap)
     scores = scores.float()
@@ -127,8 +129,13 @@ def attention_weights(
 
 def weighted(weights: Tensor, v: Tensor) -> Tensor:
     """What heads read: weights [B, N, T, S] times values [B, K, S, H], [B, N, T, H]."""
-    grouped = weights.to(v.dtype).unflatten(1, (v.shape[1], -1))  # [B, K, G, T, S]
-    return (grouped @ v[:, :, None]).flatten(1, 2)
+    seen = _by_kv_head(weights.to(v.dtype), v) @ v
+    return seen.view(*weights.shape[:3], -1)
+
+
+def _by_kv_head(x: Tensor, kv: Tensor) -> Tensor:
+    """[B, N, T, ...] as [B, K, G * T, ...], for products with keys or values."""
+    return x.unflatten(1, (kv.shape[1], -1)).flatten(2, 3)
 
 
 def gelu(x: Tensor) -> Tensor:

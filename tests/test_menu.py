@@ -32,6 +32,7 @@ from playwright.sync_api import Browser, Page, expect
 import vlm
 from vlm.ui import header
 from vlm.ui.models import Models
+from vlm.ui.probe import _Ways
 
 TINY = Path(__file__).parents[1] / "assets" / "tiny"
 FACTS = "2 layers × 3 heads · cpu · float32"
@@ -294,6 +295,26 @@ def test_a_page_is_there_before_its_model_and_run_waits_for_it(browser):
             ready(page)
             expect_model(page, "slow one")
             expect(facts).to_have_text(FACTS)
+
+
+def test_what_was_asked_before_its_model_was_there_stays(browser, monkeypatch):
+    def late(self, *given: Any) -> dict:
+        empty = preview(self, *given)
+        shown.wait(PATIENT / 1000)
+        return empty
+
+    preview, shown = _Ways.preview, threading.Event()
+    monkeypatch.setattr(_Ways, "preview", late)
+    shelf = Shelf()
+    with serve(Models(shelf, ["slow one"])) as site:
+        for page in opened(site, browser, width=1280, height=860):
+            ask(page, "detect cat")
+            shelf.gate.set()
+            ready(page)
+            expect_model(page, "slow one")
+            shown.set()
+            page.wait_for_timeout(1000)  # the empty view of the new model has come
+            assert page.locator("#scope .scope").get_attribute("data-phase") == "done"
 
 
 def test_strangers_cannot_have_anything_loaded(browser):

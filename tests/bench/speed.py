@@ -68,7 +68,8 @@ def main() -> None:
         config = checkpoint.read_config(folder)
         print(about(options, folder, config, rounds))
         print(f"int8, the first time: ready after {made['load']:.1f} s\n")
-        print(table(config, positions(folder, config), median(rounds), Path(scratch)))
+        length, files = positions(folder, config), sum(sizes(folder))
+        print(table(config, length, files, median(rounds), Path(scratch)))
 
 
 def run(*arguments: object) -> Figures:
@@ -91,7 +92,11 @@ def median(rounds: list[dict[str, Figures]]) -> dict[str, Figures]:
 
 
 def table(
-    config: PaliGemmaConfig, length: int, found: dict[str, Figures], logits: Path
+    config: PaliGemmaConfig,
+    length: int,
+    files: int,
+    found: dict[str, Figures],
+    logits: Path,
 ) -> str:
     limits = found.pop("limits")
     rates = (("products in fp32", "fp32", "GFLOP/s"), ("in int8", "int8", "GOP/s"))
@@ -125,6 +130,9 @@ def table(
         "resident, running": [f"{e['running'] / 1024:.2f} GiB" for e in found.values()],
         "of it anonymous": [f"{e['anonymous'] / 1024:.2f} GiB" for e in found.values()],
         "resident at the peak": [f"{e['peak'] / 1024:.2f} GiB" for e in found.values()],
+        "the same, of the bytes of the checkpoint": [
+            f"{each['peak'] * 2**20 / files:.2f}" for each in found.values()
+        ],
         "logits, first token: relative error, cosine": [
             error(logits, name, slice(0, 1)) for name in found
         ],
@@ -154,6 +162,10 @@ def error(folder: Path, name: str, rows: slice) -> str:
     relative = np.linalg.norm(ours - expected, axis=1) / sizes[1]
     cosine = (ours * expected).sum(1) / sizes[0] / sizes[1]
     return f"{relative.max():.1e}, {cosine.min():.5f}"
+
+
+def sizes(folder: Path) -> list[int]:
+    return [path.stat().st_size for path in folder.glob("*.safetensors")]
 
 
 def positions(folder: Path, config: PaliGemmaConfig) -> int:

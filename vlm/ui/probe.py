@@ -238,9 +238,10 @@ class _Ways:
     def renewed(
         self, path: str | None, further: Any, model: str, event: gr.EventData
     ) -> dict:
-        """An answer that is shown stays: it says whose it is."""
-        idle = part(sent(event), "idle")
-        return self.preview(path, further, model) if idle else gr.skip()
+        """An answer that is shown, or is by then, stays: it says whose it is."""
+        if not part(sent(event), "idle"):
+            return gr.skip()
+        return {**self.preview(path, further, model), "renewed": True}
 
     def branch(self, event: gr.EventData) -> Again:
         return refusing(again.branched, self.store, sent(event))

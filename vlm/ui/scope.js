@@ -61,6 +61,7 @@ function copied(value, before) {
 }
 
 function update() {
+  if (props.value.renewed && state.value?.run) return; // an answer has come meanwhile
   const other = props.value.run !== maps.run || !props.value.run;
   const value = copied(props.value, other ? null : state.value);
   state.value = value;

@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import gc
 import importlib.util
 import os
 import sys
@@ -51,6 +52,10 @@ def main() -> None:
             prevent_thread_lock=True,
         )
         models.wait()
+        # What was made so far stays. Python looks for garbage only in what comes from
+        # now on, so far more often, and that of many visits does not pile up.
+        gc.collect()
+        gc.freeze()
     except (ValueError, OSError) as error:
         print(f"app.py: {error}", file=sys.stderr, flush=True)
         # Not sys.exit: it aborts where a thread is still loading weights in C++.

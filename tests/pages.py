@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 from types import SimpleNamespace
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+# A page that closes deletes the pictures it was sent, by their content: with one folder
+# for all processes also those of another's page.
+os.environ["GRADIO_TEMP_DIR"] = mkdtemp(prefix="pages-")
 
 import numpy as np
 import pytest
@@ -19,6 +25,8 @@ from playwright.sync_api import Browser, Page
 
 from vlm.ui import page as pages
 from vlm.ui.listening import Listening
+
+atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 
 EXAMPLES = Path(__file__).parents[1] / "assets" / "examples"
 PICTURE = EXAMPLES / "meadow.webp"  # 640 x 480

@@ -1,14 +1,14 @@
 """Users who go away before their answer, at random moments: a Markdown table.
 
-    python tests/bench/disconnects.py               # 1,000 of them
+    python tests/bench/disconnects.py               # 3,000 of them
 
 Each asks the running app a question, listens for a random time, up to the length of an
 answer and a half, and breaks the connection; several do so at once, so that some still
 wait in the queue. After every hundredth: are only the caches left that are kept on
 purpose, how large is the app, and is the next answer right? The slope of the memory is
-that after the first 300, in which what is bounded fills: the app keeps 100 runs here,
-not 1,000. Ends with 1 if a cache is left over, an answer is wrong, or the memory grows
-by 1 MB per 100 or more.
+that after the first 1,000. Till then what is bounded fills: 100 runs here, not 1,000,
+and the allocator's pools, by some 20 MB between one hundred and the next. Ends with 1
+if a cache is left over, an answer is wrong, or it grows by 1 MB per 100 or more.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from running import App, Question, options, questions, running, slope, table
 
-FILLING = 300  # more visitors than the app remembers, and all questions
+FILLING = 1000  # more visitors than the app remembers, and all questions
 EVERY = 100
 PATIENCE = 10.0  # seconds until caches must be gone
 
 
 def main() -> None:
-    parser = options(__doc__, 1000, "disconnects")
+    parser = options(__doc__, 3000, "disconnects")
     parser.add_argument("--at-once", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     told = parser.parse_args()

@@ -114,6 +114,19 @@ def test_nobody_is_told_of_the_traffic(site):
     assert "console" not in httpx.get(f"{site.url}/monitoring").text
 
 
+def test_nothing_is_taken_when_the_disk_is_nearly_full(site, client, monkeypatch):
+    before = set(Path(get_upload_folder()).rglob("*"))
+    files = {"files": ("full.png", bytes(2000))}
+    with monkeypatch.context() as full:
+        full.setattr(gate, "LEAST_FREE", 2**70)
+        reply = client.post("upload", files=files)
+        assert (reply.status_code, reply.json()) == (507, {"detail": gate.FULL})
+        assert client.get("startup-events").status_code == 200
+    assert set(Path(get_upload_folder()).rglob("*")) == before
+    (path,) = client.post("upload", files=files).json()
+    wait_until(Path(path).is_file)  # it is put there after the reply
+
+
 def test_uploads_that_are_refused_leave_nothing_behind(site, client, monkeypatch):
     monkeypatch.setattr(gate, "MAX_UPLOAD", 2**20)
     before = files_kept()

@@ -6,6 +6,8 @@ Gradio sees to paths, to the size of each upload and to other origins; see
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -26,6 +28,8 @@ from vlm.ui.refusing import refusal
 MAX_UPLOAD = 130 * 2**20  # bytes of one request: eight files, each of the most
 MAX_BODY = 2**20  # bytes of any other request: they are JSON, which grows in memory
 MAX_MCP = 8 * 2**20  # bytes of a tool's call, which may hold a picture
+LEAST_FREE = 2**30  # bytes of the disk; what is sent is kept for an hour
+FULL = "The disk of this server is nearly full: it takes nothing now. Try again later."
 ADDRESS = "Send the picture itself as a file: this server opens no address."
 UNFIT = (
     "What was sent is not what this asks for. “Use via API”, below the page, tells the "
@@ -85,6 +89,8 @@ class Bounded:
         _, _, path = scope["path"].partition("/gradio_api/")
         if path.startswith(CLOSED):
             return await _told(404, "This is not here.")(scope, receive, send)
+        if path == "upload" and _is_nearly_full(get_upload_folder()):
+            return await _told(507, FULL)(scope, receive, send)
         kind = Headers(scope=scope).get("content-type", "")
         files, most, read = kind.startswith("multipart/"), _most(path), 0
 
@@ -134,6 +140,12 @@ def _most(path: str) -> int:
     if path == "upload":
         return MAX_UPLOAD
     return MAX_MCP if path.startswith("mcp") else MAX_BODY
+
+
+def _is_nearly_full(folder: str) -> bool:
+    places = (Path(folder), *Path(folder).parents)  # the folder is made when needed
+    there = next(each for each in places if each.exists())
+    return shutil.disk_usage(there).free < LEAST_FREE
 
 
 def _check_file(file: dict) -> dict:

@@ -181,7 +181,7 @@ def _deflated(data: bytes) -> str:
 
 
 def base85(data: bytes) -> str:
-    """What `base64.b85encode` makes of it (RFC 1924's letters), six times as fast.
+    """What `base64.b85encode` makes of it (RFC 1924's letters), several times as fast.
 
     Five letters for four bytes, where base 64 takes five and a third: what goes to the
     page for each token is little but this.

@@ -33,7 +33,7 @@ import app
 import vlm
 from vlm import arithmetic, checkpoint, column_mlp, exact, int8_file, quantize
 from vlm.layers import MLP, GatedMLP
-from vlm.quantize import Int8Linear, linears, product, quantize_rows
+from vlm.quantize import Int8Linear, Rows, linears, product, quantize_rows
 from vlm.tiny.vocabulary import train_vocabulary
 from vlm.ui import page
 
@@ -137,7 +137,7 @@ def test_a_layer_has_its_bias_and_any_number_of_axes():
 
 
 def in_int8(model: nn.Module) -> None:
-    rows = {name: quantize_rows(part.weight) for name, part in linears(model).items()}
+    rows = {k: Rows(*quantize_rows(p.weight)) for k, p in linears(model).items()}
     quantize.swap(model, rows)
 
 
@@ -320,9 +320,9 @@ def test_no_more_than_a_chunk_is_in_memory_while_it_is_written(tmp_path, monkeyp
     monkeypatch.setattr(int8_file, "quantize_rows", watched)
     tensors = {"a": random(95, 40), "b": random(3, 40), "c": random(7, 33)}
     path = tmp_path / "some.safetensors"
-    int8_file.write(path, tensors, "here")
+    int8_file.write(path, tensors, [], "here")
     assert max(seen) == 400 and len(seen) == 12
-    held = int8_file.read(path, tensors, "here")
+    held = int8_file.read(path, tensors, [], "here")
     for name, tensor in tensors.items():
         for ours, expected in zip(held[name], quantize_rows(tensor)):
             assert torch.equal(ours, expected), name

@@ -18,7 +18,7 @@ FLOORS = (
     "gemma siglip",
     "paligemma",
     "failures hub image machine masks picture_parts published samplers tokenizer",
-    "caption weights",
+    "caption packed weights",
     "bpe framing mask_file picture_file snapshot video",
     "download",
     "checkpoint exact graphs grounding prefix quantize trace",

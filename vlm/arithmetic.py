@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vlm import column_mlp, exact, int8_file, quantize
+from vlm import column_mlp, exact, int8_file, packed, quantize
 from vlm.paligemma import PaliGemma
 
 QUANTIZE = ("auto", "none", "int8")
+WIDE = 1 << 20  # weights in a matrix from which on it is packed as well
 SHORT = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -54,7 +55,8 @@ def settle(
                 "instructions): load with quantize='none'"
             )
         matrices = {k: part.weight for k, part in quantize.linears(model).items()}
-        quantize.swap(model, int8_file.quantized(folder, matrices, progress))
+        wide = _wide(matrices) if packed.works() else []
+        quantize.swap(model, int8_file.quantized(folder, matrices, wide, progress))
         exact.swap(model)
         column_mlp.swap(model)
         return "int8"
@@ -69,6 +71,15 @@ def check(quantized: str) -> None:
     """Raises ValueError for what `settle` does not know."""
     if quantized not in QUANTIZE:
         raise ValueError(f"quantize is one of {QUANTIZE}, not {quantized!r}")
+
+
+def _wide(matrices: dict[str, Tensor]) -> list[str]:
+    """Names of those that are worth packing. The head is not: it meets one row."""
+    return [
+        name
+        for name, matrix in matrices.items()
+        if matrix.numel() >= WIDE and name != "decoder.head"
+    ]
 
 
 @cache

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from vlm.exact import HalfLinear
 from vlm.layers import MLP, GatedMLP, gelu
+from vlm.packed import PIECE
 from vlm.quantize import Int8Linear
 
 # Numbers between rows of hidden states: those that begin a power of two apart would
 # push each other out of the cache.
 APART = 16
-COLUMNS = 1024  # of hidden states at a time; with 300 rows they take 1 MB
+COLUMNS = PIECE  # of hidden states at a time; with 300 rows they take 1 MB
 
 
 class ColumnMLP(MLP):

@@ -2,24 +2,26 @@
 
 Every row of weights has one scale, and so has every row of what comes in, found as it
 comes (Dettmers et al., arXiv:2208.07339, vector-wise, without their outliers; Xiao et
-al., arXiv:2211.10438, W8A8). Products are summed in integers, exactly. The one kernel
-is `torch._int_mm`: it reads plain rows, which can lie in a file that is mapped into
-memory. oneDNN's own layout is little faster, and packing 3 billion weights into it
-takes half a minute and all their memory at every start.
+al., arXiv:2211.10438, W8A8). Products are summed in integers, exactly, mostly by
+`torch._int_mm`: it reads plain rows, which can lie in a file that is mapped into
+memory. Where many rows meet wide weights, these may be there once more, packed.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from vlm.packed import MIDDLE, Packed
+
 BLOCK = 1 << 18  # numbers that are rounded at a time, while they are in the cache
 SUMS = 1 << 20  # integer sums that wait for their scale, likewise
 LEAST = 1e-30  # a row of zeros has a scale too
+MANY = 16  # rows from which on packed weights are sooner multiplied than plain ones
 
 
 class Int8Linear(nn.Module):
@@ -32,29 +34,56 @@ class Int8Linear(nn.Module):
         weight: int8 [N, K].
         scale: float32 [N, 1]; `weight * scale` is what the weights were, rounded.
         bias: [N], or None.
+        packed: the same weights, for many rows at once.
     """
 
-    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        packed: Packed | None = None,
+    ) -> None:
         super().__init__()
         self.register_buffer("weight", weight)
         # Nothing that was learnt, so no part of the state.
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("bias", None if bias is None else bias.detach().float())
+        self.packed = packed
 
     def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -2)
+        if self._packs(rows):
+            out = self.columns(self.received(rows), slice(None))
+            return out.view(*x.shape[:-1], -1)
         act = _Product.apply if x.requires_grad else product  # the former takes longer
-        out = act(x.flatten(0, -2), self.weight, self.scale).view(*x.shape[:-1], -1)
+        out = act(rows, self.weight, self.scale).view(*x.shape[:-1], -1)
         return out if self.bias is None else out.add_(self.bias)
 
     def received(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What `columns` needs of x [M, K]."""
-        return quantize_rows(x)
+        rows, sizes = quantize_rows(x)
+        return (rows.view(torch.uint8) ^ MIDDLE if self._packs(x) else rows), sizes
+
+    def _packs(self, x: Tensor) -> bool:
+        return self.packed is not None and len(x) >= MANY and not x.requires_grad
 
     def columns(self, received: tuple[Tensor, Tensor], part: slice) -> Tensor:
         """Some columns of what the layer makes of the rows that came in."""
         rows, sizes = received
-        out = sums(rows, self.weight[part]).mul_(self.scale[part].T).mul_(sizes)
+        if rows.dtype == torch.uint8:
+            out = self.packed.product(rows, part).mul_(sizes)
+        else:
+            out = sums(rows, self.weight[part]).mul_(self.scale[part].T).mul_(sizes)
         return out if self.bias is None else out.add_(self.bias[part])
+
+
+class Rows(NamedTuple):
+    """A matrix [N, K], rounded row by row."""
+
+    weight: Tensor  # int8 [N, K]
+    scale: Tensor  # float32 [N, 1]
+    packed: Packed | None = None
 
 
 def linears(model: nn.Module) -> dict[str, nn.Linear]:
@@ -63,14 +92,12 @@ def linears(model: nn.Module) -> dict[str, nn.Linear]:
     return {name: part for name, part in found if isinstance(part, nn.Linear)}
 
 
-def swap(model: nn.Module, quantized: dict[str, tuple[Tensor, Tensor]]) -> None:
-    """Put an Int8Linear in the place of every linear layer.
-
-    Args:
-        quantized: by the layer's name, what `quantize_rows` makes of its weights.
-    """
+def swap(model: nn.Module, quantized: dict[str, Rows]) -> None:
+    """Put an Int8Linear in the place of every linear layer, by the layer's name."""
     for name, linear in linears(model).items():
-        model.set_submodule(name, Int8Linear(*quantized[name], linear.bias))
+        rows = quantized[name]
+        layer = Int8Linear(rows.weight, rows.scale, linear.bias, rows.packed)
+        model.set_submodule(name, layer)
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +118,9 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rounded(x: Tensor) -> tuple[Tensor, Tensor]:
-    scale = x.abs().amax(-1, keepdim=True).clamp_(min=LEAST).div_(127)
+    # Twice through a row is sooner than once through it and once through a copy.
+    least, most = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
+    scale = torch.maximum(most, least.neg_()).clamp_(min=LEAST).div_(127)
     return (x / scale).round_().to(torch.int8), scale
 
 

@@ -1,11 +1,10 @@
 """Int8 weights in the order in which oneDNN's kernels read them, mapped from a file.
 
 `torch._int_mm` takes plain rows and brings them into that order again for every
-product, which is a sixth of its time for the widest matrices. Weights that are in it
-already are opaque to PyTorch, and `qlinear_prepack` makes them slowly and in memory of
-its own. So they are made once and their bytes kept; AOTInductor's C functions, by which
-compiled models find such weights in their own files (aoti_torch/c/shim.h), make a
-tensor over bytes that lie anywhere.
+product. Weights that are in it already are opaque to PyTorch, and `qlinear_prepack`
+makes them slowly and in memory of its own. So they are made once and their bytes kept;
+AOTInductor's C functions, by which compiled models find such weights in their own files
+(aoti_torch/c/shim.h), make a tensor over bytes that lie anywhere.
 """
 
 from __future__ import annotations

@@ -9,6 +9,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+if __name__ == "__main__":
+    gc.disable()  # a million objects come with the imports, and none of them is garbage
+
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # Gradio keeps times of so many questions, and goes through them all after each.
@@ -51,6 +54,7 @@ def main() -> None:
             mcp_server=options.mcp,
             prevent_thread_lock=True,
         )
+        gc.enable()
         models.wait()
         # What was made so far stays. Python looks for garbage only in what comes from
         # now on, so far more often, and that of many visits does not pile up.

@@ -1,7 +1,7 @@
 """How fast a PaliGemma answers on this machine's CPU, beside `transformers`: a table.
 
     python tests/bench/speed.py                                  # small, a few minutes
-    python tests/bench/speed.py --size 3b --folder /tmp/random   # 8.2 GiB of disk
+    python tests/bench/speed.py --size 3b --folder /tmp/random   # 10.5 GiB of disk
 
 Random weights of the real dimensions, batch 1. The configurations take turns, each
 time in a process of its own that loads, answers once to get warm, and is measured;

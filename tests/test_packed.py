@@ -17,7 +17,7 @@ from vlm import arithmetic, column_mlp, int8_file, packed, quantize
 from vlm.layers import GatedMLP
 from vlm.packed import MIDDLE, PIECE, Packed, pack
 from vlm.paligemma import PaliGemma
-from vlm.quantize import MANY, Int8Linear, Rows, linears, quantize_rows
+from vlm.quantize import MANY, PAGE, Int8Linear, Rows, linears, quantize_rows
 
 CPU = Path("/proc/cpuinfo")
 pytestmark = pytest.mark.skipif(
@@ -118,6 +118,7 @@ def test_a_model_answers_the_same_from_a_file_that_holds_some_packed(
         if layer.packed is not None:
             file = mapped_from(layer.packed.data)
             assert file == str(tmp_path / "model-int8.safetensors")
+            assert layer.packed.data.data_ptr() % PAGE == 0
     used = counted(monkeypatch)
     gc.collect()
     torch.testing.assert_close(logits(model, asked), plain, rtol=1e-4, atol=1e-4)

@@ -47,8 +47,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 40, 700])
-@pytest.mark.parametrize("width, out", [(64, 96), (333, 1025), (4304, 31)])
-def test_integers_are_multiplied_exactly(rows, width, out):
+@pytest.mark.parametrize("width, out", [(64, 96), (333, 1025), (4304, 32), (2048, 6)])
+@pytest.mark.parametrize("much", [1, quantize.MUCH])
+def test_integers_are_multiplied_exactly(rows, width, out, much, monkeypatch):
+    monkeypatch.setattr(quantize, "MUCH", much)
+    used = products(monkeypatch)
     dice = torch.Generator().manual_seed(rows)
     x, weight = (
         torch.randint(-127, 128, shape, generator=dice)
@@ -58,6 +61,8 @@ def test_integers_are_multiplied_exactly(rows, width, out):
     ones = torch.ones(out, 1)
     got = product(x.float(), weight.to(torch.int8), ones)
     assert torch.equal(got.double(), x.double() @ weight.double().T)
+    halved = rows == much == 1 and out % 2 == 0 and 2 * width <= quantize.PAGE
+    assert len(used) == 1 + halved
 
 
 def test_the_largest_sums_fit():
@@ -96,7 +101,9 @@ def test_rounding_is_to_the_nearest_and_the_largest_becomes_127():
     assert ((rows * scales - x).abs() <= scales * 0.50001).all()
 
 
-def test_every_row_has_a_scale_of_its_own():
+@pytest.mark.parametrize("much", [1, quantize.MUCH])
+def test_every_row_has_a_scale_of_its_own(much, monkeypatch):
+    monkeypatch.setattr(quantize, "MUCH", much)
     weight = quantize_rows(random(70, 300))
     x = random(3, 300) * torch.tensor([[1e-6], [1.0], [1e6]])
     together = product(x, *weight)
@@ -240,6 +247,7 @@ def test_the_file_is_made_once_and_mapped(cases, tmp_path, monkeypatch):
                 assert torch.equal(part.weight, rows), name
                 assert torch.equal(part.scale, scales), name
                 assert mapped_from(part.weight) == str(file)
+                assert part.weight.data_ptr() % quantize.PAGE == 0
     assert files(tmp_path) == ["model", "model-int8.safetensors"]
 
 
@@ -529,6 +537,18 @@ def settled(folder: Path):
     model = load(folder)
     arithmetic.settle(model, folder, "int8")
     return model
+
+
+def products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with each product of integers."""
+    used, act = [], torch._int_mm
+
+    def multiplied(rows: Tensor, weight: Tensor) -> Tensor:
+        used.append(len(rows))
+        return act(rows, weight)
+
+    monkeypatch.setattr(torch, "_int_mm", multiplied)
+    return used
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:

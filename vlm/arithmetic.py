@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vlm import column_mlp, exact, int8_file, packed, quantize
+from vlm import column_mlp, exact, int8_file, joined, packed, quantize
 from vlm.paligemma import PaliGemma
 
 QUANTIZE = ("auto", "none", "int8")
@@ -58,6 +58,7 @@ def settle(
         wide = _wide(matrices) if packed.works() else []
         quantize.swap(model, int8_file.quantized(folder, matrices, wide, progress))
         exact.swap(model)
+        joined.swap(model)
         column_mlp.swap(model)
         return "int8"
     if alone_on_cpu and like.dtype in SHORT and not half_pays(like.dtype):

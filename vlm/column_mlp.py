@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm.exact import HalfLinear
+from vlm.joined import is_for, join
 from vlm.layers import MLP, GatedMLP, gelu
 from vlm.packed import PIECE
 from vlm.quantize import Int8Linear
@@ -32,7 +33,7 @@ class ColumnMLP(MLP):
         self.up, self.down, self.activation = mlp.up, mlp.down, mlp.activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if x.requires_grad else _by_columns(self, x)
+        return _by_columns(self, x) if _pays(x) else super().forward(x)
 
     def fill(self, hidden: Tensor, received: Any, part: slice) -> None:
         hidden.copy_(self.activation(self.up.columns(received, part)))
@@ -44,9 +45,15 @@ class ColumnGatedMLP(GatedMLP):
     def __init__(self, mlp: GatedMLP) -> None:
         nn.Module.__init__(self)
         self.gate, self.up, self.down = mlp.gate, mlp.up, mlp.down
+        self.joined = join(mlp.gate, mlp.up)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if x.requires_grad else _by_columns(self, x)
+        return _by_columns(self, x) if _pays(x) else super().forward(x)
+
+    def read(self, x: Tensor) -> tuple[Tensor, ...]:
+        if not is_for(self.joined, x):
+            return super().read(x)
+        return self.joined(x).view(2, *x.shape[:-1], -1).unbind()
 
     def fill(self, hidden: Tensor, received: Any, part: slice) -> None:
         gate = gelu(self.gate.columns(received, part))
@@ -61,14 +68,17 @@ def swap(model: nn.Module) -> None:
             model.set_submodule(name, kinds[type(part)](part))
 
 
+def _pays(x: Tensor) -> bool:
+    """Not of a single row, whose hidden states are little."""
+    return x.numel() > x.shape[-1] and not x.requires_grad
+
+
 def _by_columns(mlp: ColumnMLP | ColumnGatedMLP, x: Tensor) -> Tensor:
-    """What the MLP makes of x. A single row is little: it takes all columns at once."""
     rows = x.flatten(0, -2)
     received = mlp.up.received(rows)
     width = len(mlp.up.weight)
     hidden = rows.new_empty(len(rows), width + APART)[:, :width]
-    count = hidden.shape[1] if len(rows) == 1 else COLUMNS
-    for start in range(0, hidden.shape[1], count):
-        part = slice(start, start + count)
+    for start in range(0, hidden.shape[1], COLUMNS):
+        part = slice(start, start + COLUMNS)
         mlp.fill(hidden[:, part], received, part)
     return mlp.down(hidden).view(x.shape)

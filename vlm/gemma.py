@@ -143,12 +143,8 @@ class Attention(nn.Module):
         show: Callable[[Weights], None],
         pass_on: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor:
-        q, k, v = (
-            part(x).unflatten(-1, (-1, self.head_size)).transpose(1, 2)  # [B, N, T, H]
-            for part in (self.q, self.k, self.v)
-        )
-        q = rotate(q, turn)
-        k, v = keep(rotate(k, turn), v)  # [B, K, S, H]
+        q, k, v = self.read(x, turn)
+        k, v = keep(k, v)  # [B, K, S, H]
         rule = {"mask": mask, "scale": self.scale, "softcap": self.softcap}
         weights = Weights(partial(attention_weights, **rule), q, k)
         if q.shape[2] == 1:
@@ -160,6 +156,14 @@ class Attention(nn.Module):
         show(weights)
         heads = pass_on(v, seen)
         return self.out(heads.transpose(1, 2).flatten(2))
+
+    def read(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """Queries [B, N, T, H], keys and values [B, K, T, H], the first two turned."""
+        q, k, v = (
+            part(x).unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+            for part in (self.q, self.k, self.v)
+        )
+        return rotate(q, turn), rotate(k, turn), v
 
 
 def _heads(layer: int, tap: Tap, edit: Edit, values: Tensor, out: Tensor) -> Tensor:

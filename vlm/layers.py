@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_BYTES = 64 << 20  # of attention weights that are computed at a time
+LITTLE = 1 << 15  # numbers that are not worth several calls
 
 
 class MLP(nn.Module):
@@ -43,7 +44,11 @@ class GatedMLP(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(gelu(self.gate(x)) * self.up(x))
+        gate, up = self.read(x)
+        return self.down(gelu(gate) * up)
+
+    def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.gate(x), self.up(x)
 
 
 class RMSNorm(nn.Module):
@@ -60,7 +65,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float()
         wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return (wide * (1 + self.scale.float())).to(x.dtype)
+        return torch.addcmul(wide, wide, self.scale.float()).to(x.dtype)
 
 
 def attention(
@@ -116,14 +121,16 @@ def attention_weights(
     """
     q = q[:, :, rows]
     # Heads that share keys are further rows of one product, so no key is copied.
-    scores = _by_kv_head(q, k) @ k.transpose(-1, -2) * scale
+    asked, keys = _by_kv_head(q, k).flatten(0, 1), k.flatten(0, 1).transpose(1, 2)
+    nothing = asked.new_empty(1, 1, 1)  # to be added to the product, 0 times
+    scores = torch.baddbmm(nothing, asked, keys, beta=0, alpha=scale)
     scores = scores.view(*q.shape[:3], -1)
     if softcap is not None:
         scores = soft_cap(scores, softcap)
     scores = scores.float()
     if mask is not None:
         mask = mask[:, :, rows].to(scores.device)
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        scores = torch.where(mask, scores, torch.finfo(scores.dtype).min)
     return scores.softmax(dim=-1)
 
 
@@ -141,9 +148,11 @@ def _by_kv_head(x: Tensor, kv: Tensor) -> Tensor:
 def gelu(x: Tensor) -> Tensor:
     """x/2 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3) (arXiv:1606.08415).
 
-    That is x sigmoid(2u), for which a CPU is quicker where x lies in its cache.
+    That is x sigmoid(2u), for which a CPU is quicker where x lies in its cache, unless
+    x is so little that the number of calls counts.
     """
-    if x.requires_grad or x.dtype != torch.float32 or x.device.type != "cpu":
+    fused = x.requires_grad or x.dtype != torch.float32 or x.device.type != "cpu"
+    if fused or x.numel() <= LITTLE:
         return F.gelu(x, approximate="tanh")
     slope = 2 * math.sqrt(2 / math.pi)
     twice = torch.addcmul(x.new_tensor(slope), x, x, value=0.044715 * slope)
@@ -161,19 +170,19 @@ def rope(positions: Tensor, size: int, base: float) -> tuple[Tensor, Tensor]:
     Args:
         positions: [B, T].
     Returns:
-        two float32 [B, 1, T, H].
+        two float32 [B, 1, T, H], sines of the first half with the other sign: what
+        `rotate` multiplies with.
     """
     steps = torch.arange(0, size, 2, device=positions.device).float() / size
     angles = positions[..., None].float() * base**-steps  # [B, T, H/2]
-    angles = torch.cat((angles, angles), dim=-1)[:, None]
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), -1)[:, None], torch.cat((-sin, sin), -1)[:, None]
 
 
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     """Turn x [B, N, T, H] by position. Dimension i is paired with i + H/2."""
     cos, sin = (part.to(x.dtype) for part in turn)
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
 def activation_named(name: str) -> nn.Module:

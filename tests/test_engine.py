@@ -13,7 +13,7 @@ from engines import Pair, picture
 
 import vlm
 from vlm.kept import Kept
-from vlm.samplers import Sampler
+from vlm.samplers import BLOCK, Sampler, likeliest
 
 PROMPT = "detect cat ; dog"
 
@@ -272,6 +272,43 @@ def test_top_k_keeps_k() -> None:
     assert found[:2].sub(expected).abs().max() < 0.03
     assert found[2:].sum() == 0
     assert drawn(vlm.TopK(1), 20)[0] == 1
+
+
+@pytest.mark.parametrize("size", [1, BLOCK - 1, BLOCK, 3 * BLOCK + 1, 100 * BLOCK])
+@pytest.mark.parametrize("count", [1, 5, 300])
+@pytest.mark.parametrize("levels", [3, 1 << 20])  # few: many are as large as others
+def test_the_likeliest_are_those_of_topk(size: int, count: int, levels: int) -> None:
+    dice = torch.Generator().manual_seed(size + count)
+    row = torch.randint(-levels, levels, (size,), generator=dice).float()
+    values, places = likeliest(row, count)
+    assert torch.equal(values, row.topk(min(count, size)).values)
+    assert torch.equal(row[places], values) and len(set(places.tolist())) == len(values)
+
+
+def test_a_sampler_may_write_to_its_logits(pairs: dict[str, Pair]) -> None:
+    class Another:
+        """The most probable token but one, or one that was said."""
+
+        def start(self):
+            said: list[int] = []
+
+            def pick(logits):
+                logits[[*said, int(logits.argmax())]] = -torch.inf
+                said.append(int(logits.argmax()))
+                return said[-1]
+
+            return pick
+
+    engine = pairs["gemma"].engine
+    how = {"max_tokens": 6, "stop": ()}
+
+    def said(**sampler) -> list[int]:
+        steps = engine.stream(picture(), "caption en", **sampler, **how)
+        return [step.token for step in steps]
+
+    before, others = said(), said(sampler=Another())
+    assert len(set(others)) == 6 and others[0] != before[0]
+    assert said() == before  # what is kept of the question is as it was
 
 
 def test_a_seed_makes_an_answer_repeatable(pairs: dict[str, Pair]) -> None:

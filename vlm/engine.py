@@ -32,7 +32,7 @@ from vlm.kept import Kept
 from vlm.masks import Masks
 from vlm.paligemma import PaliGemma
 from vlm.prefix import Prefix, PrefixAttention, prefix_bytes
-from vlm.samplers import Greedy, Sampler, finite, greedy
+from vlm.samplers import Greedy, Sampler, finite, greedy, likeliest
 from vlm.tap import LOOK_AWAY, Layout, Tap, Taps
 from vlm.tokenizer import Tokenizer
 from vlm.trace import ImageShare
@@ -316,10 +316,10 @@ class Engine:
     ) -> Step:
         """What there is to say of a token whose row of logits was [V]."""
         chances = logits.softmax(-1)
-        best = chances.topk(min(CANDIDATES, len(chances)))
+        values, others = likeliest(chances, CANDIDATES)
         candidates = tuple(
             Candidate(other, self.tokenizer.piece(other), chance)
-            for chance, other in zip(best.values.tolist(), best.indices.tolist())
+            for chance, other in zip(values.tolist(), others.tolist())
         )
         loc = self.tokenizer.loc(token)
         first = self.tokenizer.first_loc
@@ -396,7 +396,8 @@ class Engine:
         text = self.tokenizer.stream()
         prefix = self._prefix(images, ids[: layout.prefix], layout, tap)
         cache = prefix.cache.copy(len(ids) + max_tokens - 1)  # the last is not read
-        logits, (seen,) = prefix.logits, share.take()
+        # A copy, as a sampler may write to what it is given.
+        logits, (seen,) = prefix.logits.clone(), share.take()
         if forced := ids[layout.prefix :]:
             rows = finite(self._decode(forced, cache, tap, last=0 if echo else 1))
             shares = share.take()
@@ -440,7 +441,11 @@ class Engine:
         """Logits [T, V] behind the last of those tokens, or behind all of them."""
         ids = torch.tensor([tokens], device=self.device)
         self._set_threads()
-        return self.model(ids, cache=cache, tap=tap, last=last)[0]
+        # Thousands of calls, each of which is sooner done in this mode.
+        with torch.inference_mode():
+            states = self.model.states(ids, cache=cache, tap=tap, last=last)
+        # Outside of it, so that they can be written to.
+        return self.model.decoder.logits(states)[0]
 
     def _set_threads(self) -> None:
         # torch has a number for each thread, and each step may come from another.

@@ -8,7 +8,7 @@ nothing. Observations go out through a tap; interventions come in as inputs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -92,7 +92,7 @@ class Weights:
     def computed(self) -> Weights:
         """The same, computed now, for rows that several will read."""
         whole = self(slice(None))
-        return replace(self, rule=lambda q, k, rows: whole[:, :, rows])
+        return Weights(lambda q, k, rows: whole[:, :, rows], self.q, self.k)
 
     def behind(self, prefix: int) -> int:
         """How many of the last rows lead to answer tokens, behind such a prefix."""

@@ -120,7 +120,7 @@ class ImageShare(Tap):
         if tower == "decoder":
             count = weights.behind(self.where.prefix)
             rows = weights(slice(-count, None))[0]  # [N, count, S]
-            self.shares.append(rows[..., : self.where.image].sum(-1).mean(0))
+            self.shares.append(rows[..., : self.where.image].sum((0, -1)) / len(rows))
 
     def take(self) -> list[float]:
         """Of the last pass, the mean over layers and heads for each of its rows."""

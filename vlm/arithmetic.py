@@ -20,7 +20,7 @@ from vlm import column_mlp, exact, int8_file, joined, packed, quantize
 from vlm.paligemma import PaliGemma
 
 QUANTIZE = ("auto", "none", "int8")
-WIDE = 1 << 20  # weights in a matrix from which on it is packed as well
+WIDE = 1 << 19  # weights in a matrix from which on it is packed as well
 SHORT = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 

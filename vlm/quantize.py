@@ -65,7 +65,9 @@ class Int8Linear(nn.Module):
     def received(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What `columns` needs of x [M, K]."""
         rows, sizes = quantize_rows(x)
-        return (rows.view(torch.uint8) ^ MIDDLE if self._packs(x) else rows), sizes
+        if self._packs(x):
+            rows = rows.view(torch.uint8).bitwise_xor_(MIDDLE)
+        return rows, sizes
 
     def _packs(self, x: Tensor) -> bool:
         return self.packed is not None and len(x) >= MANY and not x.requires_grad

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-WIDENED = 1 << 24  # weights at a time: 64 MiB of float32
+WIDENED = 1 << 23  # weights at a time: 32 MiB of float32
 
 HALVES = (torch.bfloat16, torch.float16)
 

@@ -9,7 +9,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 Pick = Callable[[Tensor], int]
 
@@ -115,8 +114,8 @@ def likeliest(row: Tensor, count: int) -> tuple[Tensor, Tensor]:
     the blocks that have the largest of those, outside of which none can be.
     """
     count = min(count, len(row))
-    if rest := -len(row) % BLOCK:
-        row = F.pad(row, (0, rest), value=-torch.inf)
+    if len(row) % BLOCK:  # of no published vocabulary
+        return tuple(row.topk(count))
     blocks = row.view(-1, BLOCK)
     chosen = blocks.amax(-1).topk(min(count, len(blocks))).indices
     values, places = blocks[chosen].flatten().topk(count)

@@ -202,6 +202,22 @@ def test_bad_prompts_give_a_message_and_the_page_goes_on(page):
         answered(page, "caption en")
 
 
+def test_what_was_wrong_is_told_until_the_next_question(site, browser):
+    # In a context of its own, as its clock stays another.
+    for page in opened(site, browser, width=1280, height=860, locale="en-GB"):
+        page.clock.install()
+        told = page.get_by_test_id("toast-text")
+        for prompt, message in [("   ", "Write a prompt first"), ("broken", "broken")]:
+            ask(page, prompt)
+            expect(told).to_contain_text(message)
+            page.clock.fast_forward(9_900)
+        page.clock.fast_forward(60_000)
+        page.wait_for_timeout(500)  # what goes is seen for a moment
+        expect(told).to_contain_text("broken")
+        answered(page, "caption en")
+        expect(told).to_have_count(0)
+
+
 def test_a_task_that_the_model_never_learnt_says_so(page):
     page.get_by_text("Read text", exact=True).click()
     expect(page.locator("#hint")).to_contain_text("not trained for it")

@@ -121,7 +121,7 @@ class _Asking:
 
     def _over(self, listener: Callable) -> None:
         # A listener of its own, and first: each one waits for those before it.
-        listener(*over(self.turn), queue=False, **QUIET)
+        listener(**over(self.turn), queue=False, **QUIET)
 
     def _end_told(self, *asking: Any) -> None:
         # A comparison that is stopped or fails has no last value to say so.

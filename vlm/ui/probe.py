@@ -186,7 +186,7 @@ class _Ways:
 
     def _over(self, listener: Callable) -> Any:
         # A listener of its own, and first: each one waits for those before it.
-        return listener(*over(self.turn), queue=False, **QUIET)
+        return listener(**over(self.turn), queue=False, **QUIET)
 
     def _end_told(self, *asking: Any) -> None:
         # A run that is stopped or fails has no last value to say so.

@@ -39,7 +39,12 @@ def refusing_all(values: Iterator[Any]) -> Generator[Any, None, None]:
 
 
 def refusal(message: str) -> gr.Error:
-    return gr.Error(as_text(message), print_exception=False)
+    """It stands until the next question (see page.html) or until it is closed.
+
+    Gradio would close all messages together, 10 seconds after the first of them: one
+    that came last would be gone before it is read.
+    """
+    return gr.Error(as_text(message), duration=None, print_exception=False)
 
 
 def warn(message: str) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Generator, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import gradio as gr
 
 from vlm.ui.patience import came, leave
 
 News = TypeVar("News")
+ASKED = "(turn) => (document.dispatchEvent(new Event('paliscope:ask')), turn)"
 
 
 class Turn:
@@ -52,12 +53,15 @@ class Turn:
                 self._holder = None
 
 
-def over(state: gr.State) -> tuple:
-    """A listener's function, inputs and outputs: the Turn in `state` is over."""
+def over(state: gr.State) -> dict[str, Any]:
+    """What a listener is made with that says: the Turn in `state` is over.
+
+    And what was told of the question before goes from the page (see page.html).
+    """
 
     async def end(turn: Turn, request: gr.Request | None = None) -> None:
         turn.end()
         if request:  # it came from a page
             await leave(request.session_hash, state)
 
-    return end, state, None
+    return {"fn": end, "inputs": state, "js": ASKED}

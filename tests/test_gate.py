@@ -141,7 +141,7 @@ def test_uploads_that_are_refused_leave_nothing_behind(site, client, monkeypatch
     )
     with socket.create_connection((host, int(port))) as line:
         line.sendall(head.encode() + bytes(200_000))
-    wait_until(lambda: files_kept() == before)
+    wait_until(lambda: files_kept() <= before)  # another page's may go meanwhile
     small = client.post("upload", files={"files": ("a.png", bytes(1000))})
     assert small.status_code == 200
     assert len(files_kept() - before) == 1

@@ -77,6 +77,14 @@ def test_attention_of_every_decoder_layer_is_transformers_attention(
         assert_close(ours, expected, **ATTENTION)
 
 
+def test_states_of_patches_lie_one_behind_the_other(any_case: Case):
+    # As the convolution gives them, all that comes of them would be slow to read.
+    tap = Recorder()
+    any_case.model.vision(batch(any_case.model).pixels, tap)
+    states = tap.residuals["vision"]
+    assert states and all(each.is_contiguous() for each in states)
+
+
 def test_attention_of_every_vision_layer_is_transformers_attention(any_case: Case):
     asked = batch(any_case.model, images=2)
     tower = any_case.oracle.model.vision_tower

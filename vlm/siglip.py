@@ -84,6 +84,7 @@ class VisionTower(nn.Module):
 
     def forward(self, pixels: Tensor, tap: Tap = LOOK_AWAY) -> Tensor:
         x = self.patches(pixels).flatten(2).transpose(1, 2)  # [B, P, D]
+        x = x.contiguous()  # or all states to come would lie in memory as x does
         if self.class_token is not None:
             x = torch.cat((self.class_token.expand(len(x), 1, -1), x), dim=1)
         order = torch.arange(x.shape[1], device=x.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,15 +12,19 @@ from oracle import Batch, batch, load, write
 from test_quantize import wide_model
 from torch import Tensor, nn
 
-from vlm import arithmetic
+from vlm import arithmetic, joined, quantize
 from vlm.cache import KVCache
 from vlm.column_mlp import ColumnGatedMLP
-from vlm.joined import Joined, JoinedAttention, join
+from vlm.gemma import Attention
+from vlm.joined import Joined, JoinedAttention, JoinedEncoderAttention, join
 from vlm.paligemma import PaliGemma
-from vlm.quantize import Int8Linear, quantize_rows
+from vlm.quantize import Int8Linear, Rows, linears, quantize_rows
+from vlm.siglip import EncoderAttention
 
 SIZES = (40, 16, 24)
 WIDTH = 64
+SHAPE = {"width": WIDTH, "heads": 4, "kv_heads": 2, "head_size": 16}
+SHAPE |= {"attention_bias": False, "query_scale": 1, "attention_softcap": None}
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +111,40 @@ def test_gradients_pass_as_through_the_layers_one_by_one(model, monkeypatch):
     x = torch.randn(1, 1, 512).requires_grad_()
     model.decoder.blocks[0].mlp(x).sum().backward()
     assert not used and x.grad.abs().sum() > 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("least", [1, 1 << 30])  # weights of what is packed: all, none
+def test_q_k_and_v_of_several_rows_are_rounded_once(folder, least, monkeypatch):
+    monkeypatch.setattr(arithmetic, "WIDE", least)
+    model = load(folder)
+    arithmetic.settle(model, folder, "int8")
+    asked = batch(model, prompts=(20,), answer=2)
+    rounded, act = [], quantize.quantize_rows
+    monkeypatch.setattr(
+        quantize, "quantize_rows", lambda x: rounded.append(len(x)) or act(x)
+    )
+    ours = model(asked.ids, model.look(asked.pixels), **asked.ours())
+    once = len(rounded)
+    kinds = {Attention: JoinedAttention, EncoderAttention: JoinedEncoderAttention}
+    parts = [each for each in model.modules() if type(each) in kinds.values()]
+    assert {type(each) for each in parts} == {*kinds.values()}
+    for plain, kind in kinds.items():
+        monkeypatch.setattr(kind, "project", plain.project)
+    expected = model(asked.ids, model.look(asked.pixels), **asked.ours())
+    assert len(rounded) - once == once + 2 * len(parts)
+    assert expected.std() > 0.1 and torch.equal(ours, expected)
+
+
+def test_what_is_packed_and_what_is_not_are_rounded_apart():
+    attention = Attention(SimpleNamespace(**SHAPE))
+    model = nn.ModuleDict({"one": attention, "other": copy.deepcopy(attention)})
+    made = {k: Rows(*quantize_rows(p.weight)) for k, p in linears(model).items()}
+    made["other.q"] = made["other.q"]._replace(packed="some")
+    quantize.swap(model, made)
+    joined.swap(model)
+    assert type(model["one"]) is JoinedAttention
+    assert type(model["other"]) is Attention
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vlm import arithmetic, column_mlp, int8_file, packed, quantize
 from vlm.layers import GatedMLP
-from vlm.packed import MIDDLE, PIECE, Packed, pack
+from vlm.packed import MIDDLE, PIECE, STEP, Packed, pack, pieces
 from vlm.paligemma import PaliGemma
 from vlm.quantize import MANY, PAGE, Int8Linear, Rows, linears, quantize_rows
 
@@ -28,6 +28,16 @@ pytestmark = pytest.mark.skipif(
 
 def test_it_works_where_there_are_such_instructions():
     assert packed.works()
+
+
+@pytest.mark.parametrize("rows", [1, 31, 1152, 1536, 2000, 2560, 4304, 16384, 36864])
+def test_pieces_are_all_rows_in_order_and_of_about_one_size(rows):
+    parts = pieces(rows)
+    assert [i for part in parts for i in range(rows)[part]] == [*range(rows)]
+    sizes = [part.stop - part.start for part in parts]
+    assert max(sizes) <= 1.5 * PIECE and min(sizes) >= min(rows, 0.7 * max(sizes))
+    assert not any(part.start % STEP for part in parts)
+    assert all(pieces(size) == [slice(0, size)] for size in sizes)
 
 
 @pytest.mark.parametrize("rows", [1, 40, 300])
@@ -49,15 +59,15 @@ def test_a_part_is_some_columns_of_the_whole_and_has_its_scales():
     whole = weights.product(unsigned(x), slice(None))
     expected = (x.double() @ weight.double().T) * scale.double().T
     torch.testing.assert_close(whole.double(), expected, rtol=1e-6, atol=0)
-    for first, last in ((0, 1), (1, 2), (1, 3), (2, 3), (3, 4)):
-        part = slice(first * PIECE, last * PIECE)
+    assert len(pieces(len(weight))) == 3
+    for part in pieces(len(weight)):
         assert torch.equal(weights.product(unsigned(x), part), whole[:, part])
 
 
 @pytest.mark.parametrize("rows", [1, MANY - 1, MANY, 300])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_layer_gives_the_same_with_and_without(rows, bias, monkeypatch):
-    linear = nn.Linear(96, PIECE + 40, bias=bias).requires_grad_(False)
+    linear = nn.Linear(96, 2 * PIECE + 40, bias=bias).requires_grad_(False)
     plain, both = layers(linear)
     x = 3 * torch.randn(2, rows, 96)[:1]
     asked = counted(monkeypatch)
@@ -66,7 +76,7 @@ def test_a_layer_gives_the_same_with_and_without(rows, bias, monkeypatch):
     torch.testing.assert_close(both(x), expected, rtol=1e-6, atol=1e-6)
     assert bool(asked) == (rows >= MANY)
     told = both.received(x[0])
-    for part in (slice(0, PIECE), slice(PIECE, 2 * PIECE)):
+    for part in pieces(2 * PIECE + 40):
         got = both.columns(told, part)
         torch.testing.assert_close(got, expected[0, :, part], rtol=1e-6, atol=1e-6)
 
@@ -153,7 +163,7 @@ def test_no_more_than_a_piece_is_in_memory_while_it_is_written(tmp_path, monkeyp
     matrices = {"a": torch.randn(2 * PIECE + 16, 40), "b": torch.randn(96, 40)}
     path = tmp_path / "some.safetensors"
     int8_file.write(path, matrices, ["a"], "here")
-    assert [len(rows) for rows in seen] == [PIECE, PIECE, 16]
+    assert [len(rows) for rows in seen] == [PIECE + STEP, PIECE + 16 - STEP]
     held = int8_file.read(path, matrices, ["a"], "here")
     expected = Rows(*quantize_rows(matrices["a"]))
     assert torch.equal(held["a"].packed.data, pack(expected.weight))

@@ -14,15 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from vlm.exact import HalfLinear
-from vlm.joined import is_for, join
+from vlm.joined import are_several, is_for, join
 from vlm.layers import MLP, GatedMLP, gelu
-from vlm.packed import PIECE
+from vlm.packed import pieces
 from vlm.quantize import Int8Linear
 
 # Numbers between rows of hidden states: those that begin a power of two apart would
 # push each other out of the cache.
 APART = 16
-COLUMNS = PIECE  # of hidden states at a time; with 300 rows they take 1 MB
 
 
 class ColumnMLP(MLP):
@@ -33,7 +32,7 @@ class ColumnMLP(MLP):
         self.up, self.down, self.activation = mlp.up, mlp.down, mlp.activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return _by_columns(self, x) if _pays(x) else super().forward(x)
+        return _by_columns(self, x) if are_several(x) else super().forward(x)
 
     def fill(self, hidden: Tensor, received: Any, part: slice) -> None:
         hidden.copy_(self.activation(self.up.columns(received, part)))
@@ -48,7 +47,7 @@ class ColumnGatedMLP(GatedMLP):
         self.joined = join(mlp.gate, mlp.up)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _by_columns(self, x) if _pays(x) else super().forward(x)
+        return _by_columns(self, x) if are_several(x) else super().forward(x)
 
     def read(self, x: Tensor) -> tuple[Tensor, ...]:
         if not is_for(self.joined, x):
@@ -68,17 +67,11 @@ def swap(model: nn.Module) -> None:
             model.set_submodule(name, kinds[type(part)](part))
 
 
-def _pays(x: Tensor) -> bool:
-    """Not of a single row, whose hidden states are little."""
-    return x.numel() > x.shape[-1] and not x.requires_grad
-
-
 def _by_columns(mlp: ColumnMLP | ColumnGatedMLP, x: Tensor) -> Tensor:
     rows = x.flatten(0, -2)
     received = mlp.up.received(rows)
     width = len(mlp.up.weight)
     hidden = rows.new_empty(len(rows), width + APART)[:, :width]
-    for start in range(0, hidden.shape[1], COLUMNS):
-        part = slice(start, start + COLUMNS)
+    for part in pieces(width):  # with 300 rows they take 1 MB
         mlp.fill(hidden[:, part], received, part)
     return mlp.down(hidden).view(x.shape)

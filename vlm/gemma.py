@@ -160,10 +160,13 @@ class Attention(nn.Module):
     def read(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         """Queries [B, N, T, H], keys and values [B, K, T, H], the first two turned."""
         q, k, v = (
-            part(x).unflatten(-1, (-1, self.head_size)).transpose(1, 2)
-            for part in (self.q, self.k, self.v)
+            part.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+            for part in self.project(x)
         )
         return rotate(q, turn), rotate(k, turn), v
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.q(x), self.k(x), self.v(x)
 
 
 def _heads(layer: int, tap: Tap, edit: Edit, values: Tensor, out: Tensor) -> Tensor:

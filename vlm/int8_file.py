@@ -153,8 +153,10 @@ def write(
                 _fill_page(file)
             for done, name in enumerate(to_pack):
                 progress(f"Packing, once: {done} of {len(to_pack)} matrices")
-                for some in matrices[name].split(packed.PIECE):
-                    file.write(packed.pack(quantize_rows(some)[0]).numpy())
+                matrix = matrices[name]
+                for piece in packed.pieces(len(matrix)):
+                    rows, _ = quantize_rows(matrix[piece])
+                    file.write(packed.pack(rows).numpy())
                 _fill_page(file)
             file.write(torch.cat(scales).numpy())
             file.flush()

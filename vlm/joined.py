@@ -1,8 +1,9 @@
-"""Int8 layers that read the same row, as one product: a generated token's.
+"""Int8 layers that read the same: of a single row they make one product.
 
-Between two products the processor has to find again what weights have driven out of
-its cache, the interpreter's own code before all: a token has fewer of them this way.
-Nothing is copied, as such layers follow each other in the file of int8 weights.
+That is a generated token's. Between two products the processor has to find again what
+weights have driven out of its cache, the interpreter's own code before all: a token has
+fewer of them this way. Nothing is copied, as such layers follow each other in the file
+of int8 weights. Several rows are rounded once for all of these layers.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from vlm.gemma import Attention
 from vlm.layers import rotate
 from vlm.quantize import Int8Linear, product
+from vlm.siglip import EncoderAttention
 
 
 class Joined:
@@ -36,15 +38,37 @@ class Joined:
         return product(x.view(1, -1), self.weight, self.scale)
 
 
-class JoinedAttention(Attention):
-    """Attention whose q, k and v are joined."""
+class _RoundingOnce:
+    """Attention whose q, k and v round several rows once for the three of them."""
 
-    def __init__(self, attention: Attention, joined: Joined) -> None:
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        if not are_several(x):
+            return super().project(x)
+        received = self.q.received(x.flatten(0, -2))
+        return tuple(
+            layer.columns(received, slice(None)).view(*x.shape[:-1], -1)
+            for layer in (self.q, self.k, self.v)
+        )
+
+
+class JoinedEncoderAttention(_RoundingOnce, EncoderAttention):
+    def __init__(self, attention: EncoderAttention) -> None:
         nn.Module.__init__(self)
-        self.head_size, self.scale = attention.head_size, attention.scale
-        self.softcap, self.joined = attention.softcap, joined
+        self.heads, self.scale = attention.heads, attention.scale
         self.q, self.k, self.v = attention.q, attention.k, attention.v
         self.out = attention.out
+
+
+class JoinedAttention(_RoundingOnce, Attention):
+    """And which make one product of a single row, where q, k and v are joined."""
+
+    def __init__(self, attention: Attention) -> None:
+        nn.Module.__init__(self)
+        self.head_size, self.scale = attention.head_size, attention.scale
+        self.softcap = attention.softcap
+        self.q, self.k, self.v = attention.q, attention.k, attention.v
+        self.out = attention.out
+        self.joined = join(self.q, self.k, self.v)
 
     def read(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         if not is_for(self.joined, x):
@@ -55,10 +79,11 @@ class JoinedAttention(Attention):
 
 
 def swap(model: nn.Module) -> None:
-    """Put these in the place of all attention whose linears can be joined."""
+    """Put these in the place of all attention whose linears have been swapped."""
+    kinds = {Attention: JoinedAttention, EncoderAttention: JoinedEncoderAttention}
     for name, part in list(model.named_modules()):
-        if type(part) is Attention and (joined := join(part.q, part.k, part.v)):
-            model.set_submodule(name, JoinedAttention(part, joined))
+        if type(part) in kinds and _alike(part.q, part.k, part.v):
+            model.set_submodule(name, kinds[type(part)](part))
 
 
 def join(*layers: nn.Module) -> Joined | None:
@@ -71,6 +96,17 @@ def join(*layers: nn.Module) -> Joined | None:
 
 def is_for(joined: Joined | None, x: Tensor) -> bool:
     return joined is not None and x.numel() == x.shape[-1] and not x.requires_grad
+
+
+def are_several(x: Tensor) -> bool:
+    """Whether x is of several rows, for which no gradient is asked."""
+    return x.numel() > x.shape[-1] and not x.requires_grad
+
+
+def _alike(*layers: nn.Module) -> bool:
+    """Whether what one of some layers receives, rounded, is for the others too."""
+    kinds = {(type(each), getattr(each, "packed", None) is None) for each in layers}
+    return len(kinds) == 1 and type(layers[0]) is Int8Linear
 
 
 def _adjacent(tensors: Sequence[Tensor]) -> bool:

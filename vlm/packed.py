@@ -20,12 +20,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-PIECE = 1024  # rows of weights that are packed together and multiplied together
+PIECE = 1024  # rows of weights, about, that are packed and multiplied together
+STEP = 64  # rows of weights that the kernel goes through at a time
 MIDDLE = 128  # what is zero among the kernel's unsigned numbers
 
 
 class Packed:
-    """Weights [N, K], packed PIECE rows at a time, that multiply unsigned rows.
+    """Weights [N, K], packed some rows at a time, that multiply unsigned rows.
 
     Args:
         data: what `pack` made, uint8 and flat. It has to lie where it is for as long
@@ -35,12 +36,12 @@ class Packed:
     """
 
     def __init__(self, data: Tensor, scale: Tensor, width: int) -> None:
-        self.data, self.pieces, at = data, [], 0
-        scales_of = scale.flatten().split(PIECE)
-        for layout, scales in zip(layouts(len(scale), width), scales_of):
+        self.data, self.pieces, at = data, {}, 0
+        for part, layout in zip(pieces(len(scale)), layouts(len(scale), width)):
             piece = _opaque(data[at : at + layout.size], layout)
+            scales = scale[part].flatten().contiguous()
             zeros = torch.zeros(len(scales), dtype=torch.long)
-            self.pieces.append((piece, scales.contiguous(), zeros))
+            self.pieces[part.start] = piece, scales, zeros
             at += layout.size
 
     def __deepcopy__(self, memo: object) -> None:
@@ -51,10 +52,11 @@ class Packed:
 
         Args:
             rows: uint8 [M, K].
-            part: of the N columns, from the first to the last of some pieces.
+            part: of the N columns: one of `pieces`, or all.
         """
-        first, last = (part.start or 0) // PIECE, part.stop
-        pieces = self.pieces[first : None if last is None else -(-last // PIECE)]
+        asked = self.pieces.values()
+        if part != slice(None):
+            asked = [self.pieces[part.start]]
         found = [
             torch.ops.onednn.qlinear_pointwise(
                 rows,
@@ -69,7 +71,7 @@ class Packed:
                 [],
                 "",
             )
-            for piece in pieces
+            for piece in asked
         ]
         return found[0] if len(found) == 1 else torch.cat(found, 1)
 
@@ -83,15 +85,25 @@ class Layout(NamedTuple):
     description: Tensor  # oneDNN's own, uint8
 
 
+def pieces(rows: int) -> list[slice]:
+    """Of weights' rows, those that are packed together: all of about one size.
+
+    A few rows would take nearly as long as many.
+    """
+    count = max(1, round(rows / PIECE))
+    size = -(-rows // (count * STEP)) * STEP
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
 def pack(weight: Tensor) -> Tensor:
-    """The bytes of weights int8 [N, K], packed PIECE rows at a time; uint8 and flat."""
-    return torch.cat([_bytes(_prepacked(rows)) for rows in weight.split(PIECE)])
+    """The bytes of weights int8 [N, K], packed some rows at a time; uint8 and flat."""
+    parts = pieces(len(weight))
+    return torch.cat([_bytes(_prepacked(weight[part])) for part in parts])
 
 
 def layouts(rows: int, width: int) -> list[Layout]:
     """Those of the pieces of weights [rows, width]."""
-    counts = [PIECE] * (rows // PIECE) + ([rows % PIECE] if rows % PIECE else [])
-    return [layout_of(count, width) for count in counts]
+    return [layout_of(part.stop - part.start, width) for part in pieces(rows)]
 
 
 @cache

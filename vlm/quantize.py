@@ -110,22 +110,19 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     A row's largest number becomes 127 or -127, so `rows * scales` is never further
     from x than half a scale.
     """
-    count = max(1, BLOCK // x.shape[1])
-    if len(x) <= count:
-        return _rounded(x.float())
     rows = x.new_empty(x.shape, dtype=torch.int8)
     scales = x.new_empty(len(x), 1, dtype=torch.float32)
+    blocks = max(1, -(-x.numel() // BLOCK))
+    count = max(1, -(-len(x) // blocks))
     for start in range(0, len(x), count):
         part = slice(start, start + count)
-        rows[part], scales[part] = _rounded(x[part].float())
+        some = x[part].float()
+        # Twice through a row is sooner than once through it and once through a copy.
+        least, most = some.amin(-1, keepdim=True), some.amax(-1, keepdim=True)
+        scale = torch.maximum(most, least.neg_()).clamp_(min=LEAST).div_(127)
+        rows[part] = (some / scale).round_()
+        scales[part] = scale
     return rows, scales
-
-
-def _rounded(x: Tensor) -> tuple[Tensor, Tensor]:
-    # Twice through a row is sooner than once through it and once through a copy.
-    least, most = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
-    scale = torch.maximum(most, least.neg_()).clamp_(min=LEAST).div_(127)
-    return (x / scale).round_().to(torch.int8), scale
 
 
 def product(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:

@@ -206,12 +206,15 @@ class EncoderAttention(nn.Module):
 
     def forward(self, x: Tensor, show, mask: Tensor | None) -> Tensor:
         q, k, v = (
-            part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, N, P, H]
-            for part in (self.q, self.k, self.v)
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, N, P, H]
+            for part in self.project(x)
         )
         rule = {"mask": mask, "scale": self.scale}
         show(Weights(partial(attention_weights, **rule), q, k))
         return self.out(attention(q, k, v, **rule).transpose(1, 2).flatten(2))
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.q(x), self.k(x), self.v(x)
 
 
 def drawn(*shape: int) -> nn.Parameter:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ from engines import Pair, pair
 from hypothesis import settings
 from oracle import CASES, Case, case
 from playwright.sync_api import Browser, expect, sync_playwright
+
+from vlm import int8_file
 
 # The same inputs in each run, however slow the machine; bench/hostile.py draws others.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -45,6 +49,14 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
 @pytest.fixture(params=["gemma", "gemma2"])
 def both(request: pytest.FixtureRequest, pairs: dict[str, Pair]) -> Pair:
     return pairs[request.param]
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What is written lies in here and not in the user's own cache."""
+    cached = partial(int8_file.cached_assets_path, assets_dir=tmp_path / "cache")
+    monkeypatch.setattr(int8_file, "cached_assets_path", cached)
+    return tmp_path / "cache"
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import gradio as gr
 import httpx
@@ -141,7 +142,8 @@ def test_uploads_that_are_refused_leave_nothing_behind(site, client, monkeypatch
     )
     with socket.create_connection((host, int(port))) as line:
         line.sendall(head.encode() + bytes(200_000))
-    wait_until(lambda: files_kept() <= before)  # another page's may go meanwhile
+        wait_until(lambda: files_kept() - before)  # the server has begun to read
+    wait_until(lambda: not files_kept() - before)
     small = client.post("upload", files={"files": ("a.png", bytes(1000))})
     assert small.status_code == 200
     assert len(files_kept() - before) == 1
@@ -377,8 +379,8 @@ def files_kept() -> set[Path]:
     return {each for each in folder.rglob("*") if each.is_file()}
 
 
-def wait_until(happened: Callable[[], bool], seconds: float = 10) -> None:
+def wait_until(happened: Callable[[], Any], seconds: float = 10) -> None:
     end = time.monotonic() + seconds
-    while not happened() and time.monotonic() < end:
+    while not happened():
+        assert time.monotonic() < end
         time.sleep(0.05)
-    assert happened()

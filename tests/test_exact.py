@@ -147,12 +147,45 @@ def test_two_requests_at_once_get_what_they_get_alone(monkeypatch):
                 assert torch.equal(got, expected)
 
 
-def test_where_half_precision_pays_it_is_left_alone(tmp_path, monkeypatch):
+@torch.no_grad()
+def test_where_half_precision_pays_only_single_rows_go_another_way(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(arithmetic, "half_pays", lambda dtype: True)
     write(tmp_path, random_model("gemma").to(torch.bfloat16))
-    model = load(tmp_path, dtype="bfloat16")
+    plain, model = (load(tmp_path, dtype="bfloat16") for _ in range(2))
     assert arithmetic.settle(model, tmp_path) == "bfloat16"
-    assert not any(isinstance(part, HalfLinear) for part in model.modules())
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    asked = batch(model, prompts=(5,), answer=4)
+    prompt, how = asked.ids[:, :-4], {"prefix": asked.types[:, :-4] == 0}
+    states = []
+    for each in (plain, model):
+        cache = KVCache(model.config.decoder.depth, asked.ids.shape[1])
+        logits = [each(prompt, asked.features(plain), cache=cache, **how)[:, -1:]]
+        with Watched() as seen:
+            logits += [each(row[:, None], cache=cache) for row in asked.ids[:, -4:].T]
+        states.append(torch.cat(logits, dim=1))
+    assert torch.equal(states[1][:, 0], states[0][:, 0])
+    assert distance(states[1], states[0]) < 3e-2
+    # What is left multiplies queries, keys and values.
+    assert not {"mm", "addmm", "linear"} & set(seen.half_products)
+
+
+@pytest.mark.parametrize("half, bound", [(torch.bfloat16, 5e-3), (torch.float16, 6e-4)])
+@pytest.mark.parametrize("shape", [(1, 1, 130), (130,), (1, 2, 130)])
+def test_a_row_that_goes_another_way_gets_there(half, bound, shape):
+    weight, bias = matrices(90, 130, 90, half)[1], torch.randn(90)
+    linear = nn.Linear(130, 90, dtype=half).requires_grad_(False)
+    linear.weight.copy_(weight), linear.bias.copy_(bias)
+    x = torch.randn(shape).to(half).requires_grad_()
+    found = exact.RowLinear(linear)(x)
+    expected = x.double() @ weight.double().T + linear.bias.double()
+    assert found.dtype == half
+    assert distance(found.detach(), expected.detach()) < bound
+    found.sum().backward()
+    ours, x.grad = x.grad, None
+    expected.sum().backward()
+    assert distance(ours, x.grad) < bound
 
 
 @pytest.mark.parametrize("half, pays", [(1.0, True), (1.9, False), (5.0, False)])

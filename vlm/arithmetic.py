@@ -61,10 +61,12 @@ def settle(
         joined.swap(model)
         column_mlp.swap(model)
         return "int8"
-    if alone_on_cpu and like.dtype in SHORT and not half_pays(like.dtype):
-        exact.swap(model)
-        column_mlp.swap(model)
-        return f"{SHORT[like.dtype]} weights, float32 arithmetic"
+    if alone_on_cpu and like.dtype in SHORT:
+        if not half_pays(like.dtype):
+            exact.swap(model)
+            column_mlp.swap(model)
+            return f"{SHORT[like.dtype]} weights, float32 arithmetic"
+        exact.swap_rows(model)
     return str(like.dtype).removeprefix("torch.")
 
 

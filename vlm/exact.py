@@ -6,6 +6,9 @@ there, at the speed of float32 and in half its memory; without instructions for 
 product in half precision takes three times as long. For a single row, a generated
 token, reading the weights is what takes time, and `torch.mv` reads them as they are:
 it sums in float32, but rounds what comes in and goes out to half precision.
+
+A CPU that has the instructions keeps half precision throughout; its single rows are
+multiplied by `torch.mv` too, which reads weights sooner than a product of matrices.
 """
 
 from __future__ import annotations
@@ -54,6 +57,21 @@ class HalfLinear(nn.Module):
         return out if self.bias is None else out.add_(self.bias[part])
 
 
+class RowLinear(nn.Linear):
+    """A linear layer that multiplies a single row by `torch.mv`."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.numel() != self.in_features:
+            return super().forward(x)
+        out = torch.mv(self.weight, x.flatten()).view(*x.shape[:-1], -1)
+        return out if self.bias is None else out + self.bias
+
+
 class HalfEmbedding(nn.Module):
     """Rows of a half-precision table, float32; those not asked for stay on disk."""
 
@@ -82,6 +100,13 @@ def swap(model: nn.Module) -> None:
             model.set_submodule(name, HalfLinear(part.weight, part.bias, room))
         if isinstance(part, nn.Embedding) and part.weight.dtype in HALVES:
             model.set_submodule(name, HalfEmbedding(part.weight))
+
+
+def swap_rows(model: nn.Module) -> None:
+    """Make a model that keeps its precision multiply single rows by `torch.mv`."""
+    for name, part in list(model.named_modules()):
+        if type(part) is nn.Linear:
+            model.set_submodule(name, RowLinear(part))
 
 
 class Room:

@@ -17,7 +17,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -40,6 +39,7 @@ from safetensors.torch import save_file
 from transformers.models.siglip.image_processing_pil_siglip import (
     SiglipImageProcessorPil,
 )
+from waiting import until
 
 ROOT = Path(__file__).parents[1]
 TOKENIZER = ROOT / "assets" / "tiny" / "tokenizer.model"
@@ -96,7 +96,11 @@ def app(
         running = subprocess.Popen(command, env=given, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
-        until(lambda: answers(port) or running.poll() is not None, "the app")
+        until(
+            lambda: answers(port) or running.poll() is not None,
+            "the app",
+            seconds=SECONDS,
+        )
         assert running.poll() is None, (home / "log").read_text()
         patient = {"timeout": SECONDS}
         client = Client(url, verbose=False, httpx_kwargs=patient)
@@ -117,7 +121,7 @@ def test_a_published_structure_is_loaded_by_its_name_and_answers_as_it_should(
         news.update(call(app, "news", {}))
         return not news["loading"]
 
-    until(is_there, name)
+    until(is_there, name, seconds=SECONDS)
     assert news["error"] == "" and news["names"] == [name]
     assert (
         f"× {config_of(name)['text_config']['num_attention_heads']} heads"
@@ -186,13 +190,6 @@ def call(app: SimpleNamespace, name: str, data: Any) -> Any:
     reply = httpx.post(where, json=asked, timeout=SECONDS)
     reply.raise_for_status()
     return reply.json()
-
-
-def until(so: Any, what: str) -> None:
-    end = time.monotonic() + SECONDS
-    while not so():
-        assert time.monotonic() < end, f"waited for {what} in vain"
-        time.sleep(0.05)
 
 
 def answers(port: int) -> bool:

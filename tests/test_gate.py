@@ -6,11 +6,9 @@ import contextlib
 import inspect
 import json
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import gradio as gr
 import httpx
@@ -24,6 +22,7 @@ from listeners import Listeners
 from pages import EXAMPLES, PICTURE, serve
 from PIL import Image
 from strategies import KNOWN
+from waiting import until
 
 import vlm
 from vlm import picture_file
@@ -125,7 +124,7 @@ def test_nothing_is_taken_when_the_disk_is_nearly_full(site, client, monkeypatch
         assert client.get("startup-events").status_code == 200
     assert set(Path(get_upload_folder()).rglob("*")) == before
     (path,) = client.post("upload", files=files).json()
-    wait_until(Path(path).is_file)  # it is put there after the reply
+    until(Path(path).is_file)  # it is put there after the reply
 
 
 def test_uploads_that_are_refused_leave_nothing_behind(site, client, monkeypatch):
@@ -142,8 +141,8 @@ def test_uploads_that_are_refused_leave_nothing_behind(site, client, monkeypatch
     )
     with socket.create_connection((host, int(port))) as line:
         line.sendall(head.encode() + bytes(200_000))
-        wait_until(lambda: files_kept() - before)  # the server has begun to read
-    wait_until(lambda: not files_kept() - before)
+        until(lambda: files_kept() - before)  # the server has begun to read
+    until(lambda: not files_kept() - before)
     small = client.post("upload", files={"files": ("a.png", bytes(1000))})
     assert small.status_code == 200
     assert len(files_kept() - before) == 1
@@ -377,10 +376,3 @@ def called(client: httpx.Client, name: str, data: list) -> tuple[str, str]:
 def files_kept() -> set[Path]:
     folder = Path(get_upload_folder())
     return {each for each in folder.rglob("*") if each.is_file()}
-
-
-def wait_until(happened: Callable[[], Any], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end
-        time.sleep(0.05)

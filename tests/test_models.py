@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from vlm.ui.models import Models
 
@@ -72,13 +72,6 @@ def models(loader: Loader) -> Models:
     models = Models(loader, ["a"], switching=True)
     models.wait()
     return models
-
-
-def until(so: Callable[[], object], what: str = "that") -> None:
-    end = time.monotonic() + SECONDS
-    while not so():
-        assert time.monotonic() < end, f"waited for {what} in vain"
-        time.sleep(0.005)
 
 
 def still(models: Models) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +20,7 @@ from fake_engine import SENTENCE, FakeEngine
 from pages import PATIENT, PICTURE, answered, ask, opened, serve
 from PIL import Image
 from playwright.sync_api import Page, expect
+from waiting import until
 
 from vlm.ui import faults, listening, old_files, patience
 from vlm.ui import page as pages
@@ -80,13 +81,6 @@ def app(site, folder) -> App:
 @pytest.fixture
 def page(site, browser) -> Iterator[Page]:
     yield from opened(site, browser, width=1280, height=860)
-
-
-def until(so: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + SECONDS
-    while not so():
-        assert time.monotonic() < end, f"waited for {what} in vain"
-        time.sleep(0.005)
 
 
 class Listener:
